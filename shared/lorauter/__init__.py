@@ -1,0 +1,1 @@
+"""lorauter: product services call it through Client and AsyncClient."""

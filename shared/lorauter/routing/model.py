@@ -1,0 +1,116 @@
+"""What the router knows: the projection of one generation of the registry.
+
+Plain immutable values on numpy arrays; the index stores them, the strategies read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """Measured score of an adapter version on a task version.
+
+    ``adapter_id`` is ``base`` and ``adapter_version`` 0 for the bare model; ``score`` and
+    ``standard_error`` are in 0..1; ``count`` is the number of validation examples behind them.
+    """
+
+    adapter_id: str
+    adapter_version: int
+    score: float
+    count: int
+    standard_error: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """A task's representation and what was measured on it.
+
+    ``centroid`` is the float32 mean, shape (d,), of the unit vectors of its examples' inputs, not
+    normalised. ``terms`` maps 32-bit token hashes to raw term frequencies. ``affinities`` are the
+    best 64, best first, the base always among them where it was measured; empty until measured.
+    """
+
+    task_id: str
+    version: int
+    metric: str
+    tags: frozenset[str]
+    example_count: int
+    centroid: Vector
+    terms: Mapping[int, float]
+    affinities: tuple[Affinity, ...]
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether any adapter was measured on the current version."""
+        return bool(self.affinities)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A version of an adapter that may be served.
+
+    ``routable`` versions take part in decisions; the others may only be pinned (until
+    ``pins_until``, Unix seconds, where it is not None). ``refusal`` is a reason why even pins are
+    refused, with ``successor`` where there is one.
+    """
+
+    adapter_id: str
+    version: int
+    digest: str
+    routable: bool
+    aliases: tuple[str, ...] = ()
+    pins_until: float | None = None
+    refusal: str = ""
+    successor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """An inference server of a pool."""
+
+    backend_id: str
+    kind: str
+    url: str
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """All that is fitted over a pool's validation sets: constants and figures of the fit by name."""
+
+    digest: str
+    constants: Mapping[str, float]
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """A base model with its tasks, adapters, backends and routing profile."""
+
+    pool_id: str
+    base_model: str
+    base_model_aliases: tuple[str, ...]
+    untypical_policy: str
+    profile: Profile
+    tasks: tuple[Task, ...]
+    adapters: tuple[Adapter, ...]
+    backends: tuple[Backend, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """Everything a router needs, of exactly one generation of one tenant."""
+
+    tenant: str
+    generation: int
+    digest: str
+    encoder_digest: str
+    pools: Mapping[str, Pool]

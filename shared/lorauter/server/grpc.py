@@ -1,0 +1,159 @@
+"""A gRPC server as every service has it: limits, health, reflection, one mapping of errors."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from lorauter.errors import Internal, LorauterError
+from lorauter.telemetry import get_logger
+
+ERROR_DOMAIN = "lorauter"
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""Largest message in either direction."""
+
+_log = get_logger(__name__)
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class GrpcServer:
+    """A grpc.aio server with health and reflection; services are added before start()."""
+
+    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self.server = grpc.aio.server(
+            interceptors=[ErrorInterceptor()],
+            options=[
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", 4 * max_message_bytes),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        self._names: list[str] = [health.SERVICE_NAME, reflection.SERVICE_NAME]
+
+    def announce(self, service_name: str) -> None:
+        """Makes a service, added by its generated function, known to health and reflection."""
+        self._names.append(service_name)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens; returns the port. Health is NOT_SERVING until set_serving(True)."""
+        reflection.enable_server_reflection(self._names, self.server)
+        bound = self.server.add_insecure_port(f"{host}:{port}")
+        await self.set_serving(False)
+        await self.server.start()
+        return bound
+
+    async def set_serving(self, serving: bool) -> None:
+        """Sets the health of all services."""
+        status = (
+            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        for name in ["", *self._names]:
+            await self._health.set(name, status)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Refuses new calls and lets running ones finish for ``grace_seconds``."""
+        await self._health.enter_graceful_shutdown()
+        await self.server.stop(grace_seconds)
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Turns LorauterError into a rich status, and everything else into INTERNAL with an id only."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = str(handler_call_details.method)
+        if handler.response_streaming:
+            inner_stream = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return make(
+                _guard_stream(inner_stream, method), handler.request_deserializer, handler.response_serializer
+            )
+        inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        make = (
+            grpc.stream_unary_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        return make(_guard_unary(inner, method), handler.request_deserializer, handler.response_serializer)
+
+
+def _guard_unary(inner: Any, method: str) -> Any:
+    async def call(request: Any, context: Context) -> Any:
+        try:
+            return await inner(request, context)
+        except Exception as error:
+            await abort(context, error, method)
+
+    return call
+
+
+def _guard_stream(inner: Any, method: str) -> Any:
+    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            async for response in inner(request, context):
+                yield response
+        except Exception as error:
+            await abort(context, error, method)
+
+    return call
+
+
+async def abort(context: Context, error: Exception, method: str) -> None:
+    """Ends a call with the status of ``error``."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    status = to_status(known_error(error, method))
+    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    await context.abort(code, status.message)
+
+
+def known_error(error: Exception, where: str) -> LorauterError:
+    """Returns ``error`` if callers may see it, else logs it and returns Internal with an id."""
+    if isinstance(error, LorauterError):
+        return error
+    correlation_id = uuid.uuid4().hex
+    _log.error("server.call.failed", where=where, correlation_id=correlation_id, exc_info=error)
+    return Internal(
+        "INTERNAL",
+        f"internal error; the service's log has it under {correlation_id}",
+        correlation_id=correlation_id,
+    )
+
+
+def to_status(error: LorauterError) -> status_pb2.Status:
+    """Returns google.rpc.Status with ErrorInfo, and BadRequest where a field is named (AIP-193)."""
+    details: Sequence[Any] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
+    ]
+    if "field" in error.metadata:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.metadata["field"], description=error.message
+        )
+        details = [*details, error_details_pb2.BadRequest(field_violations=[violation])]
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.grpc_status.name), message=error.message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
