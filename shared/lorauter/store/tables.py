@@ -128,6 +128,8 @@ class TaskVersion(SQLModel, table=True):
     """sha256 of prompt format and generation settings: the same for matching and serving."""
     examples_version: int
     """The version whose rows in validation_example this one uses (an update of the metric copies none)."""
+    examples_digest: str = ""
+    """sha256 of the examples in their order, by which a repeated set is known."""
     example_count: int
     create_time: datetime = _now()
 

@@ -1,0 +1,59 @@
+"""What the registry reads from its environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from lorauter.settings import PostgresUrl, RedisUrl, ServiceSettings, url_field
+
+
+class DatabaseSettings(ServiceSettings):
+    """What `lorauter-registry migrate` needs."""
+
+    database_url: PostgresUrl = url_field("DATABASE_URL", "PostgreSQL: `postgresql://user@host:port/name`.")
+
+
+class Settings(DatabaseSettings):
+    """What the service needs."""
+
+    redis_url: RedisUrl = url_field("REDIS_URL", "Broker that wakes workers: `redis://host:port/0`.")
+    tenant: str = Field("default", min_length=1, max_length=63, description="Whose data this serves.")
+    adapter_store: Path = Field(description="Folder of the content-addressed adapter store; created.")
+    adapter_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description=f"Folders, separated by `{os.pathsep}`, from which adapters and bases may be read by path.",
+    )
+    max_body_bytes: int = Field(
+        1024 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest HTTP body but for validation sets."
+    )
+    max_validation_set_bytes: int = Field(
+        64 * 1024 * 1024, ge=1024, le=1024**3, description="Largest validation set, as JSONL or as a stream."
+    )
+    max_adapter_bytes: int = Field(
+        512 * 1024 * 1024, ge=1024, le=64 * 1024**3, description="Largest weight file of an adapter."
+    )
+    max_adapter_rank: int = Field(512, ge=1, le=4096, description="Largest rank of an adapter.")
+    max_pins_days: int = Field(
+        366, ge=1, le=3660, description="How far ahead the end of a retired version's pins may lie."
+    )
+    threads: int = Field(
+        16, ge=1, le=256, description="Calls that work at once, each with a connection; more wait in line."
+    )
+    watch_seconds: float = Field(
+        0.25, ge=0.02, le=10, description="How often a watched operation is looked at."
+    )
+    hub_timeout_seconds: float = Field(
+        10.0, ge=1, le=600, description="How long the Hugging Face hub may be silent."
+    )
+
+    @field_validator("adapter_roots", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(Path(part) for part in value.split(os.pathsep) if part)
+        return value

@@ -1,0 +1,44 @@
+"""Brings a database's schema to a revision, with the Alembic migrations of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import text
+
+from lorauter.store.session import create_engine
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+_LOCK = 0x10_4A_07E4
+"""The advisory lock that lets one process migrate a database at a time."""
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    """Upgrades the schema to ``revision`` in one transaction; does nothing if it is there already."""
+    with _config(url) as config:
+        command.upgrade(config, revision)
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Takes the schema back to ``revision`` (``base``: nothing is left) in one transaction."""
+    with _config(url) as config:
+        command.downgrade(config, revision)
+
+
+@contextmanager
+def _config(url: str) -> Iterator[Config]:
+    engine = create_engine(url, pool_size=1)
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            config = Config()
+            config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+            config.attributes["connection"] = connection
+            yield config
+    finally:
+        engine.dispose()

@@ -1,0 +1,1 @@
+"""Alembic's migrations, which lorauter.store.migrate runs."""
