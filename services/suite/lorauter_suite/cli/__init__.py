@@ -1,0 +1,43 @@
+"""The command `lorauter`: one module for each noun of the registry, and one for running the suite."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from lorauter.errors import LorauterError
+from lorauter_suite.cli import adapters, affinities, operations, pools, profiles, run, serving, tasks
+
+EXIT_REFUSED = 1
+"""The suite answered with an error."""
+EXIT_USAGE = 2
+"""The command line was wrong (set by typer)."""
+EXIT_UNREACHABLE = 3
+"""Nothing answered."""
+
+app = typer.Typer(
+    name="lorauter",
+    help="One base model, many LoRA adapters, routed by measurement.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+run.add_commands(app)
+serving.add_commands(app)
+operations.add_commands(app)
+profiles.add_commands(app)
+app.add_typer(pools.app, name="pool")
+app.add_typer(pools.backends, name="backend")
+app.add_typer(tasks.app, name="task")
+app.add_typer(adapters.app, name="adapter")
+app.add_typer(affinities.app, name="affinity")
+
+
+def main() -> None:
+    """Runs a command. Exit codes: 0 done, 1 refused, 2 wrong usage, 3 nothing answered."""
+    try:
+        app()
+    except LorauterError as error:
+        print(f"lorauter: {error.message} ({error.reason})", file=sys.stderr)
+        raise SystemExit(EXIT_UNREACHABLE if error.http_status == 503 else EXIT_REFUSED) from None
