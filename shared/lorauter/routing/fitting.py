@@ -1,0 +1,181 @@
+"""Fits a routing profile over validation sets, every example scored with itself left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorauter.errors import InvalidArgument
+from lorauter.routing.model import Profile
+from lorauter.routing.representation import check_vectors, unit_rows
+
+PAPER_TASKS = 3
+PAPER_TEMPERATURE = 0.2
+
+TEMPERATURES = np.geomspace(0.5, 0.005, 41)
+"""What τ is chosen from, from wary to sure; ties go to the wary side."""
+
+COVERAGE = 0.99
+"""K is the smallest number of tasks that holds the true one for this share of examples."""
+
+UNTYPICAL_BELOW = 0.02
+"""Queries less typical than this meet the pool's policy: 2 % of known queries do."""
+
+TYPICALITY_LEVELS = (0.0, 0.005, 0.01, 0.02, 0.05, *(step / 10 for step in range(1, 10)), 0.95, 0.99, 1.0)
+"""Quantiles kept of the leave-one-out best similarities; finest where the policy decides."""
+
+MAX_SCORES = 1 << 25
+"""Most (example, task) scores that a fit looks at: beyond it, evenly spaced examples stand for all."""
+
+_CHUNK = 1 << 20
+
+Scores = NDArray[np.float32]
+Owners = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskExamples:
+    """The unit vectors, float32 (n, d), of a task's validation inputs."""
+
+    task_id: str
+    vectors: NDArray[np.float32]
+
+
+def typicality_name(level: float) -> str:
+    """Returns the constant that holds a quantile of the best similarities of known queries."""
+    return f"best_similarity_q{level:.3f}"
+
+
+def fit_profile(tasks: Sequence[TaskExamples], max_tasks: int = PAPER_TASKS) -> Profile:
+    """Returns the profile of strategy ``default``: the paper's rule with K and τ fitted.
+
+    Each example is scored against all centroids, its own task's taken without it. ``temperature`` (τ)
+    minimises the log-loss of softmax(similarity / τ) over all tasks; ``tasks`` (K, 1 to ``max_tasks``) is the
+    smallest K whose nearest tasks hold the true one for 99 % of the examples, or ``max_tasks``. Neither needs
+    affinities. Also kept: quantiles of the best similarity, for typicality. An example without a companion in
+    its task scores nothing; with fewer than two tasks, or nothing to score, K and τ are the paper's.
+    Figures: loo_top1, loo_top3, log_loss, tasks, examples (those scored). The order of tasks does not matter.
+    Raises InvalidArgument: INVALID_VECTORS, DUPLICATE_TASK.
+    """
+    used = _checked(tasks)
+    figures = {"tasks": float(len(used)), "examples": 0.0}
+    constants = {
+        "tasks": float(min(PAPER_TASKS, max_tasks)),
+        "temperature": PAPER_TEMPERATURE,
+        "untypical_below": UNTYPICAL_BELOW,
+    }
+    scores, owners = _leave_one_out(used)
+    if len(owners):
+        figures["examples"] = float(len(owners))
+        best = np.quantile(scores.max(axis=1), TYPICALITY_LEVELS)
+        for level, value in zip(TYPICALITY_LEVELS, best, strict=True):
+            constants[typicality_name(level)] = float(value)
+    if len(owners) and len(used) > 1:
+        ranks = _ranks(scores, owners)
+        temperature, loss = _fit_temperature(scores, owners)
+        covered = [float(np.mean(ranks < k)) for k in range(1, max_tasks + 1)]
+        constants["temperature"] = temperature
+        constants["tasks"] = float(
+            next((k for k, share in enumerate(covered, 1) if share >= COVERAGE), max_tasks)
+        )
+        figures |= {
+            "loo_top1": float(np.mean(ranks < 1)),
+            "loo_top3": float(np.mean(ranks < 3)),
+            "log_loss": loss,
+        }
+    return make_profile(constants, figures)
+
+
+def make_profile(constants: Mapping[str, float], figures: Mapping[str, float]) -> Profile:
+    """Returns a profile whose digest is that of its constants, rounded to six decimals, alone."""
+    rounded = {name: round(float(constants[name]), 6) for name in sorted(constants)}
+    body = json.dumps({"kind": "lorauter.profile.v1", "constants": rounded}, sort_keys=True)
+    digest = f"sha256:{hashlib.sha256(body.encode()).hexdigest()}"
+    return Profile(
+        digest=digest,
+        constants=rounded,
+        figures={name: round(float(figures[name]), 6) for name in sorted(figures)},
+    )
+
+
+def _checked(tasks: Sequence[TaskExamples]) -> list[tuple[str, NDArray[np.float32]]]:
+    """Returns the tasks that have examples, by id, as unit vectors of one dimension."""
+    used = [
+        (task.task_id, unit_rows(check_vectors(task.vectors)))
+        for task in sorted(tasks, key=lambda task: task.task_id)
+        if len(task.vectors)
+    ]
+    if len({name for name, _ in used}) != len(used):
+        raise InvalidArgument("DUPLICATE_TASK", "a task was given twice: give each task's examples once")
+    if len({vectors.shape[1] for _, vectors in used}) > 1:
+        raise InvalidArgument("INVALID_VECTORS", "vectors differ in dimension: encode all tasks alike")
+    return used
+
+
+def _leave_one_out(used: Sequence[tuple[str, NDArray[np.float32]]]) -> tuple[Scores, Owners]:
+    """Returns similarities (examples, tasks), own task without the example, and each example's task."""
+    if not used:
+        return np.zeros((0, 0), np.float32), np.zeros(0, np.intp)
+    counts = np.array([len(vectors) for _, vectors in used])
+    vectors = np.concatenate([vectors for _, vectors in used])
+    owners = np.repeat(np.arange(len(used)), counts)
+    sums = np.add.reduceat(vectors, np.concatenate([[0], np.cumsum(counts)[:-1]]), axis=0)
+    scored = np.flatnonzero(counts[owners] > 1)
+    most = max(1, MAX_SCORES // len(used))
+    if len(scored) > most:
+        scored = scored[np.linspace(0, len(scored) - 1, most).astype(np.intp)]
+    vectors, owners = vectors[scored], owners[scored]
+    scores = vectors @ unit_rows(sums).T
+    without = unit_rows(sums[owners] - vectors)
+    scores[np.arange(len(owners)), owners] = np.einsum("ij,ij->i", vectors, without)
+    return scores, owners
+
+
+def _ranks(scores: Scores, owners: Owners) -> NDArray[np.intp]:
+    """Returns how many tasks come before each example's own; equal scores go by the tasks' order."""
+    own = scores[np.arange(len(owners)), owners][:, None]
+    earlier = np.arange(scores.shape[1])[None, :] < owners[:, None]
+    before: NDArray[np.intp] = np.count_nonzero((scores > own) | ((scores == own) & earlier), axis=1)
+    return before
+
+
+def _fit_temperature(scores: Scores, owners: Owners) -> tuple[float, float]:
+    """Returns τ of the grid with the least log-loss, and that loss; it is convex in 1 / τ."""
+    own = scores[np.arange(len(owners)), owners].astype(np.float64)
+    top = scores.max(axis=1)
+
+    @cache
+    def loss(index: int) -> float:
+        return _log_loss(scores, own, top, float(TEMPERATURES[index]))
+
+    index = _first_minimum(loss, len(TEMPERATURES))
+    return float(TEMPERATURES[index]), loss(index)
+
+
+def _first_minimum(value: Callable[[int], float], size: int) -> int:
+    """Returns the first index of the least value of a sequence that falls and then rises."""
+    low, high = 0, size - 1
+    while low < high:
+        middle = (low + high) // 2
+        if value(middle) <= value(middle + 1):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _log_loss(scores: Scores, own: NDArray[np.float64], top: Scores, temperature: float) -> float:
+    rows = max(1, _CHUNK // scores.shape[1])
+    total = 0.0
+    for start in range(0, len(scores), rows):
+        part = slice(start, start + rows)
+        shifted = (scores[part] - top[part, None]) / np.float32(temperature)
+        mass = np.exp(shifted, out=shifted).sum(axis=1, dtype=np.float64)
+        total += float(np.sum(np.log(mass) - (own[part] - top[part]) / temperature))
+    return total / len(scores)
