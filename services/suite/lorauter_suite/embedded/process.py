@@ -1,0 +1,81 @@
+"""A child process as the suite and its tests start, await and stop it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO
+
+from lorauter_suite.embedded.identity import SAME, Identity, launcher
+
+
+class PartFailed(Exception):
+    """A part of the suite could not be brought up; the message says which, why and what to do."""
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """How one process is started, known to be ready, and stopped."""
+
+    name: str
+    command: list[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What the child's environment has besides its parent's."""
+    identity: Identity = SAME
+    death_signal: int = signal.SIGKILL
+    """What the kernel sends it when its parent dies."""
+    stop_signal: int = signal.SIGTERM
+    prepare: Callable[[], None] | None = None
+    """Runs before every start, restarts too; may raise PartFailed."""
+    probe: Callable[[], bool] | None = None
+    """Returns whether it is ready; never raises. None: ready once started."""
+    ready_seconds: float = 60.0
+
+
+def start(spec: ProcessSpec, output: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    """Starts the process in a session of its own, which Ctrl-C of a terminal does not reach.
+
+    The calling thread must live as long as the child shall: the kernel watches the thread.
+    """
+    if spec.prepare is not None:
+        spec.prepare()
+    return subprocess.Popen(  # noqa: S603
+        launcher(spec.identity, spec.death_signal, spec.command),
+        env={**os.environ, **spec.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def await_ready(spec: ProcessSpec, process: subprocess.Popen[bytes]) -> None:
+    """Waits until the probe agrees; raises PartFailed if the process ends first or time runs out."""
+    deadline = time.monotonic() + spec.ready_seconds
+    while spec.probe is not None and not spec.probe():
+        if process.poll() is not None:
+            raise PartFailed(f"{spec.name} ended with status {process.returncode} before it was ready")
+        if time.monotonic() > deadline:
+            raise PartFailed(f"{spec.name} was not ready within {spec.ready_seconds:g} s")
+        time.sleep(0.02)
+
+
+def stop(spec: ProcessSpec, process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Asks the process to end, kills it after ``seconds``, and leaves nothing of its group behind."""
+    if process.poll() is None:
+        process.send_signal(spec.stop_signal)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+    kill_group(process)
+    process.wait()
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kills what is left of the process and of its children that stayed in its group."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
