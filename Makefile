@@ -1,0 +1,41 @@
+# Every target works on a fresh clone by itself; `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+PYTHON ?= python3
+BIN := .venv/bin
+
+##@ Use
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Develop
+
+.PHONY: setup
+setup: ## Install everything into .venv (skipped when it is current)
+	@$(PYTHON) scripts/setup.py
+
+.PHONY: format
+format: setup ## Format the code and repair what the linter can repair
+	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --quiet --fix .
+
+.PHONY: proto
+proto: setup ## Generate the stubs under shared/lorauter from protos/
+	@$(BIN)/python scripts/proto.py
+
+.PHONY: lock
+lock: setup ## Resolve anew and write requirements.lock
+	@$(BIN)/python scripts/lock.py
+
+.PHONY: clean
+clean: ## Remove the environment and everything else that is made
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis scripts/buf/node_modules
+
+##@ Check
+
+.PHONY: test
+test: setup ## Run all tests; T=path or -k expression through ARGS narrows them
+	@$(BIN)/pytest $(T) $(ARGS)

@@ -1,0 +1,121 @@
+"""Makes the virtual environment .venv hold exactly what requirements.lock names; does nothing if it does."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+LOCK = ROOT / "requirements.lock"
+STAMP = VENV / "set-up.stamp"
+UNFINISHED = VENV / "set-up.unfinished"
+OLDEST = (3, 11)
+
+
+def main() -> int:
+    """Sets up under a lock, so that two makes at once do not disturb each other."""
+    ensure_python()
+    VENV.mkdir(exist_ok=True)
+    with (ROOT / ".venv" / "set-up.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if STAMP.is_file() and STAMP.read_text() == fingerprint() and PYTHON.exists():
+            return 0
+        return set_up()
+
+
+def ensure_python() -> None:
+    """Goes on under a newer Python if this one is too old; says what is missing if there is none."""
+    if sys.version_info >= OLDEST:
+        return
+    for minor in (13, 12, 11, 14):
+        found = shutil.which(f"python3.{minor}")
+        if found:
+            os.execv(found, [found, *sys.argv])  # noqa: S606
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    sys.exit(
+        f"lorauter needs Python 3.11 or newer; {sys.executable} is {version} and no newer one is on PATH.\n"
+        "Install one, or name it: make PYTHON=/path/to/python3.11 ..."
+    )
+
+
+def distributions() -> list[Path]:
+    """Returns the folders of the distributions, those that others need first."""
+    return [ROOT / "shared", *sorted(path.parent for path in ROOT.glob("services/*/pyproject.toml"))]
+
+
+def fingerprint() -> str:
+    """Digests all that the environment is made from, its place and its interpreter included."""
+    digest = hashlib.sha256(f"{ROOT}\n{sys.version}\n".encode())
+    for path in [LOCK, Path(__file__), *(folder / "pyproject.toml" for folder in distributions())]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def set_up() -> int:
+    """Installs everything; a set-up that was cut off is begun anew, as pip cannot tell half a package."""
+    started = time.monotonic()
+    STAMP.unlink(missing_ok=True)
+    if UNFINISHED.exists() or not usable():
+        say("set-up 1/4: virtual environment .venv")
+        create()
+    UNFINISHED.touch()
+    torch = next(line for line in LOCK.read_text().splitlines() if line.startswith("torch=="))
+    say(f"set-up 2/4: {torch}, the largest part (a CPU build where pip offers one)")
+    pip("install", torch, "--constraint", str(LOCK))
+    say("set-up 3/4: everything else in requirements.lock")
+    pip("install", "--no-deps", "--requirement", str(LOCK))
+    say("set-up 4/4: the distributions of this repository")
+    editable = [argument for folder in distributions() for argument in ("--editable", str(folder))]
+    pip("install", "--no-deps", "--no-build-isolation", *editable)
+    UNFINISHED.unlink()
+    STAMP.write_text(fingerprint())
+    say(f"set-up done in {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def usable() -> bool:
+    """Returns whether .venv has a pip that runs, under the Python that runs this."""
+    if not PYTHON.exists():
+        return False
+    probe = "import sys, pip; print(sys.version)"
+    done = subprocess.run([PYTHON, "-c", probe], capture_output=True, text=True, check=False)  # noqa: S603
+    return done.returncode == 0 and done.stdout.strip() == sys.version.strip()
+
+
+def create() -> None:
+    """Makes an empty virtual environment, whatever was there."""
+    for entry in VENV.iterdir():
+        if entry.name == "set-up.lock":
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    done = subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False)  # noqa: S603
+    if done.returncode != 0:
+        sys.exit("Python could not make a virtual environment (on Debian and Ubuntu: install python3-venv)")
+
+
+def pip(*arguments: str) -> None:
+    """Runs pip quietly; its errors are shown, and end the set-up."""
+    command = [str(PYTHON), "-m", "pip", "-qq", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, check=False)  # noqa: S603
+    if done.returncode != 0:
+        sys.exit(f"set-up failed: pip ended with {done.returncode}; try make setup again")
+
+
+def say(line: str) -> None:
+    """Prints progress to stderr, so that a target's stdout stays its own."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
