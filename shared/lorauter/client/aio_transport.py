@@ -1,0 +1,107 @@
+"""Asynchronous calls: deadline, retry, and errors as lorauter raises them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from lorauter.client.options import RetryPolicy
+from lorauter.client.status import to_error
+from lorauter.client.transport import serialize
+from lorauter.errors import Unavailable
+
+R = TypeVar("R", bound=Message)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncTransport:
+    """Calls one service over ``connect()``'s channel, each call within ``timeout_seconds``."""
+
+    connect: Callable[[], grpc.aio.Channel]
+    timeout_seconds: float
+    retry: RetryPolicy
+
+    async def unary(
+        self,
+        path: str,
+        request: Message,
+        response: type[R],
+        *,
+        idempotent: bool,
+        timeout_seconds: float | None = None,
+    ) -> R:
+        """Makes a call with one answer; raises LorauterError."""
+        call = self.connect().unary_unary(
+            path, request_serializer=serialize, response_deserializer=response.FromString
+        )
+
+        async def attempt(seconds: float) -> R:
+            return await call(request, timeout=seconds)
+
+        return await self._tried(attempt, idempotent, timeout_seconds)
+
+    async def upload(
+        self,
+        path: str,
+        requests: Callable[[], Iterable[Message]],
+        response: type[R],
+        *,
+        idempotent: bool,
+        timeout_seconds: float | None = None,
+    ) -> R:
+        """Streams ``requests()`` to the server; raises LorauterError, or what ``requests`` raised."""
+        method = self.connect().stream_unary(
+            path, request_serializer=serialize, response_deserializer=response.FromString
+        )
+
+        async def attempt(seconds: float) -> R:
+            call = method(timeout=seconds)
+            try:
+                for request in requests():
+                    await call.write(request)
+                await call.done_writing()
+            except (grpc.RpcError, asyncio.InvalidStateError):
+                return await call
+            except BaseException:
+                call.cancel()
+                raise
+            return await call
+
+        return await self._tried(attempt, idempotent, timeout_seconds)
+
+    async def download(
+        self, path: str, request: Message, response: type[R], *, timeout_seconds: float | None = None
+    ) -> AsyncIterator[R]:
+        """Yields what the server streams; raises LorauterError. Closing the iterator cancels the call."""
+        call = self.connect().unary_stream(
+            path, request_serializer=serialize, response_deserializer=response.FromString
+        )(request, timeout=self.timeout_seconds if timeout_seconds is None else timeout_seconds)
+        try:
+            async for message in call:
+                yield message
+        except grpc.RpcError as failure:
+            raise to_error(failure) from None
+        finally:
+            call.cancel()
+
+    async def _tried(
+        self, attempt: Callable[[float], Awaitable[T]], idempotent: bool, timeout_seconds: float | None
+    ) -> T:
+        deadline = time.monotonic() + (self.timeout_seconds if timeout_seconds is None else timeout_seconds)
+        for wait in self.retry.waits():
+            try:
+                return await attempt(deadline - time.monotonic())
+            except grpc.RpcError as failure:
+                error = to_error(failure)
+            is_last = wait is None or time.monotonic() + wait >= deadline
+            if is_last or not idempotent or not isinstance(error, Unavailable):
+                break
+            await asyncio.sleep(wait or 0.0)
+        raise error

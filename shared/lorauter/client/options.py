@@ -1,0 +1,71 @@
+"""Where the services are, how long a call may take, and when it is tried again."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from lorauter.errors import InvalidArgument
+
+TIMEOUT_SECONDS = 30.0
+"""Deadline of a call that names none."""
+
+UPLOAD_SECONDS = 300.0
+"""Deadline of put_validation_set, whose 100,000 examples are checked and stored in one transaction."""
+
+WATCH_SECONDS = 3600.0
+"""Deadline of watch_operation: a matching takes minutes."""
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.enable_retries", 0),
+)
+"""Servers send at most 16 MiB; the library's own retries are off because RetryPolicy does them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How an idempotent call that met UNAVAILABLE is tried again (AIP-194).
+
+    At most ``attempts`` tries; before the n-th retry a random wait of up to
+    ``first_seconds * 2**(n - 1)``, never over ``longest_seconds`` and never past the call's deadline.
+    """
+
+    attempts: int = 4
+    first_seconds: float = 0.1
+    longest_seconds: float = 1.0
+
+    def waits(self) -> Iterator[float | None]:
+        """Yields, after each try, the seconds to wait, and None when there is no further try."""
+        for retry in range(self.attempts - 1):
+            yield random.uniform(0.5, 1.0) * min(self.longest_seconds, self.first_seconds * 2**retry)  # noqa: S311
+        yield None
+
+
+NO_RETRY = RetryPolicy(attempts=1)
+"""One try only, for callers with a retry loop of their own."""
+
+
+def addresses(registry: str | None, router: str | None, gateway: str | None) -> Mapping[str, str]:
+    """Returns host:port by service: what was passed, else LORAUTER_<SERVICE>_ADDRESS, else empty."""
+    given = {"registry": registry, "router": router, "gateway": gateway}
+    return {
+        service: address if address is not None else os.environ.get(f"LORAUTER_{service.upper()}_ADDRESS", "")
+        for service, address in given.items()
+    }
+
+
+def known_address(service: str, known: Mapping[str, str]) -> str:
+    """Returns the address of a service; raises InvalidArgument (ADDRESS_MISSING) if none is known."""
+    address = known[service]
+    if not address:
+        raise InvalidArgument(
+            "ADDRESS_MISSING",
+            f"the client does not know where the {service} is: pass {service}='host:port' "
+            f"or set LORAUTER_{service.upper()}_ADDRESS",
+            field=service,
+        )
+    return address
