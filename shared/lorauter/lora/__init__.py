@@ -1,0 +1,1 @@
+"""LoRA adapters as files and as numpy arrays: reading, checking, storing, composing. No torch."""

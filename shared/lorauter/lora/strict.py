@@ -1,0 +1,75 @@
+"""Reads what strangers wrote: strict JSON, and files that are really files."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from lorauter.errors import UnprocessableRequest
+
+
+def refused(reason: str, message: str, **metadata: str) -> UnprocessableRequest:
+    """Returns the error for an adapter that cannot be taken."""
+    return UnprocessableRequest(reason, message, **metadata)
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Returns the JSON object in ``data``.
+
+    Raises ValueError for anything that readers could understand differently: duplicate keys, NaN or
+    infinite numbers, other encodings than UTF-8, nesting beyond the parser's depth, a non-object.
+    """
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_not_a_number,
+            parse_float=_finite,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    if not isinstance(value, dict):
+        raise ValueError("it is not an object")
+    return value
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Opens a regular file for reading, never through a symbolic link.
+
+    Raises FileNotFoundError, or PermissionError where ``path`` is a link, device, pipe or folder.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise PermissionError(f"{path.name} is a symbolic link or cannot be opened") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise PermissionError(f"{path.name} is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key stands in it twice")
+    return result
+
+
+def _not_a_number(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number in it is too large")
+    return value
