@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
 from typing import Self, Unpack
 
@@ -74,7 +74,7 @@ class AsyncClient:
 
     def generate_stream(
         self, prompt: Prompt, **options: Unpack[GenerateOptions]
-    ) -> AsyncIterator[GenerateStreamResponse]:
+    ) -> AsyncGenerator[GenerateStreamResponse, None]:
         """Like Client.generate_stream."""
         request = generate_request(prompt, **options)
         return self._gateway.download(f"{_GATEWAY}/GenerateStream", request, GenerateStreamResponse)

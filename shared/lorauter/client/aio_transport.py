@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -78,7 +78,7 @@ class AsyncTransport:
 
     async def download(
         self, path: str, request: Message, response: type[R], *, timeout_seconds: float | None = None
-    ) -> AsyncIterator[R]:
+    ) -> AsyncGenerator[R, None]:
         """Yields what the server streams; raises LorauterError. Closing the iterator cancels the call."""
         call = self.connect().unary_stream(
             path, request_serializer=serialize, response_deserializer=response.FromString

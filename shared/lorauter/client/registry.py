@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 
 from lorauter.client.builders import Example, validation_header, validation_stream
 from lorauter.client.calls import AsyncNamespace, Listing, Lookup, SyncNamespace, Unary
@@ -138,7 +138,9 @@ class Registry(RegistryCalls, SyncNamespace):
             timeout_seconds=timeout_seconds,
         )
 
-    def watch_operation(self, id: str, *, timeout_seconds: float = WATCH_SECONDS) -> Iterator[pb.Operation]:
+    def watch_operation(
+        self, id: str, *, timeout_seconds: float = WATCH_SECONDS
+    ) -> Generator[pb.Operation, None, None]:
         """Yields the operation now and at every change until it is done; closing it stops watching."""
         return self.transport.download(
             _WATCH, pb.WatchOperationRequest(id=id), pb.Operation, timeout_seconds=timeout_seconds
@@ -169,7 +171,7 @@ class AsyncRegistry(RegistryCalls, AsyncNamespace):
 
     def watch_operation(
         self, id: str, *, timeout_seconds: float = WATCH_SECONDS
-    ) -> AsyncIterator[pb.Operation]:
+    ) -> AsyncGenerator[pb.Operation, None]:
         """Like Registry.watch_operation."""
         return self.transport.download(
             _WATCH, pb.WatchOperationRequest(id=id), pb.Operation, timeout_seconds=timeout_seconds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from typing import Self, Unpack
 
@@ -80,7 +80,7 @@ class Client:
 
     def generate_stream(
         self, prompt: Prompt, **options: Unpack[GenerateOptions]
-    ) -> Iterator[GenerateStreamResponse]:
+    ) -> Generator[GenerateStreamResponse, None, None]:
         """Like generate, piece by piece; closing the iterator stops the generation."""
         request = generate_request(prompt, **options)
         return self._gateway.download(f"{_GATEWAY}/GenerateStream", request, GenerateStreamResponse)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -73,7 +73,7 @@ class SyncTransport:
 
     def download(
         self, path: str, request: Message, response: type[R], *, timeout_seconds: float | None = None
-    ) -> Iterator[R]:
+    ) -> Generator[R, None, None]:
         """Yields what the server streams; raises LorauterError. Closing the iterator cancels the call."""
         call = self.connect().unary_stream(
             path, request_serializer=serialize, response_deserializer=response.FromString
@@ -103,7 +103,7 @@ def _watched(requests: Iterable[Message], failed: list[Exception]) -> Iterator[M
         raise
 
 
-def _received(call: Iterable[R], cancel: Callable[[], object]) -> Iterator[R]:
+def _received(call: Iterable[R], cancel: Callable[[], object]) -> Generator[R, None, None]:
     try:
         yield from call
     except grpc.RpcError as failure:
