@@ -103,7 +103,7 @@ class EmbeddedPostgres:
     def _initialise(self) -> None:
         cluster = self.cluster
         if cluster.exists():
-            raise PartFailed(f"{cluster} exists but holds no PostgreSQL cluster: move it away and start again")
+            raise PartFailed(f"{cluster} exists but holds no PostgreSQL cluster: move it away")
         building = cluster.with_name(cluster.name + ".new")
         secret = cluster.with_name(cluster.name + ".secret")
         shutil.rmtree(building, ignore_errors=True)

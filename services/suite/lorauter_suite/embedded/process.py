@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -79,3 +79,16 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kills what is left of the process and of its children that stayed in its group."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def running(
+    spec: ProcessSpec, output: IO[bytes] | int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts the process, waits until it is ready, and stops it at the end of the block."""
+    process = start(spec, output)
+    try:
+        await_ready(spec, process)
+        yield process
+    finally:
+        stop(spec, process, seconds=10)

@@ -1,0 +1,128 @@
+"""Real parts for the tests: PostgreSQL, Valkey and the index process, started once for a session."""
+
+# ruff: noqa: E402  -- numpy and torch read their number of threads when they are imported
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+
+import lorauter_suite
+from lorauter.encoder import Encoder, load_encoder
+from lorauter.store.migrate import migrate
+from lorauter_suite.embedded.index import index_process, index_url
+from lorauter_suite.embedded.ports import free_port
+from lorauter_suite.embedded.postgres import EmbeddedPostgres
+from lorauter_suite.embedded.process import running
+from lorauter_suite.embedded.valkey import valkey_process, valkey_url
+
+_UNSAFE_BUT_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+_TEMPLATE = "template_migrated"
+_REDIS_DATABASES = 16
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """The session's PostgreSQL: ``url(database)`` addresses one of its databases."""
+
+    url: Callable[[str], str]
+
+    def create(self, database: str, template: str = "template1") -> str:
+        """Creates a database and returns its url."""
+        self._administer("CREATE DATABASE {} TEMPLATE {}", database, template)
+        return self.url(database)
+
+    def drop(self, database: str) -> None:
+        """Drops a database, whoever is still connected."""
+        self._administer("DROP DATABASE IF EXISTS {} WITH (FORCE)", database)
+
+    def _administer(self, statement: str, *names: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+    @contextmanager
+    def database(self, template: str = "template1") -> Iterator[str]:
+        """Lends a database of its own."""
+        name = f"test_{next(_numbers)}"
+        try:
+            yield self.create(name, template)
+        finally:
+            self.drop(name)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """An empty PostgreSQL of the session's own."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), free_port(), _UNSAFE_BUT_FAST)
+    with running(server.process()):
+        yield PostgresServer(server.url)
+
+
+@pytest.fixture(scope="session")
+def _migrated(postgres_server: PostgresServer) -> str:
+    migrate(postgres_server.create(_TEMPLATE))
+    return _TEMPLATE
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer, _migrated: str) -> Iterator[str]:
+    """The url of a migrated, otherwise empty database of the test's own."""
+    with postgres_server.database(_migrated) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The url of a database without any table, of the test's own."""
+    with postgres_server.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _valkey_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    port = free_port()
+    with running(valkey_process(tmp_path_factory.mktemp("valkey"), port)):
+        yield port
+
+
+@pytest.fixture
+def redis_url(_valkey_port: int) -> Iterator[str]:
+    """The url of an empty database of the session's Valkey; another test uses another number."""
+    url = valkey_url(_valkey_port, next(_numbers) % _REDIS_DATABASES)
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+        yield url
+
+
+@pytest.fixture(scope="session")
+def qdrant_url() -> Iterator[str]:
+    """The url of the session's index process; its collections are shared by all tests."""
+    port = free_port()
+    with running(index_process(port)):
+        yield index_url(port)
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Encoder:
+    """The MiniLM encoder on one thread."""
+    return load_encoder("all-minilm-l6-v2")
+
+
+@pytest.fixture(scope="session")
+def demo_pool() -> Path:
+    """The folder of the shipped demo pool."""
+    return Path(lorauter_suite.__file__).parent / "demo" / "pool"
