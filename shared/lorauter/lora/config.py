@@ -39,7 +39,7 @@ DROPPED: Mapping[str, str] = {
 REFUSED: Mapping[str, str] = {
     "alora_invocation_tokens": "activated LoRA depends on the prompt",
     "arrow_config": "Arrow routes between adapters itself",
-    "auto_mapping": "it names a class to import",
+    "auto_mapping": "it names a class to import, and only a model class of transformers may stand there",
     "corda_config": "CorDA changes the base model's weights",
     "ensure_weight_tying": "it adapts weights beyond linear layers",
     "kasa_config": "KaSA changes the base model's weights",
@@ -139,7 +139,20 @@ def _check_keys(raw: Mapping[str, Any]) -> None:
         # PEFT writes every field, also those of newer versions, with these neutral values.
         if value is None or value is False or value in ({}, []):
             continue
+        if key == "auto_mapping" and _names_transformers_class(value):
+            continue
         raise _unsupported(key[:80], REFUSED.get(key, "this setting is not known"))
+
+
+def _names_transformers_class(value: Any) -> bool:
+    # PEFT writes this whenever no task_type was given. Nothing here imports what it names.
+    return (
+        isinstance(value, dict)
+        and set(value) == {"base_model_class", "parent_library"}
+        and all(isinstance(text, str) for text in value.values())
+        and re.fullmatch(r"[A-Z][A-Za-z0-9]{0,80}", value["base_model_class"]) is not None
+        and re.fullmatch(r"transformers\.models(\.[a-z0-9_]{1,40}){2}", value["parent_library"]) is not None
+    )
 
 
 def _base_model(value: Any) -> str:
