@@ -95,11 +95,10 @@ def ask(client: Client, queries: list[Query], progress: Callable[[], None]) -> l
     """Answers every query twice, routed and by the bare base, a few at a time."""
 
     def one(query: Query) -> Answer:
-        parameters = gateway_pb2.GenerationParameters(max_new_tokens=query.max_new_tokens)
         answer = Answer(
             query,
-            routed=client.generate(query.text, pool=POOL_ID, parameters=parameters),
-            base=client.generate(query.text, pool=POOL_ID, base=True, parameters=parameters),
+            routed=client.generate(query.text, pool=POOL_ID, max_new_tokens=query.max_new_tokens),
+            base=client.generate(query.text, pool=POOL_ID, base=True, max_new_tokens=query.max_new_tokens),
         )
         progress()
         return answer

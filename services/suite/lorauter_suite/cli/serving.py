@@ -88,18 +88,17 @@ def generate(
     as_json: JsonFlag = False,
 ) -> None:
     """Answer a prompt with the adapters that measured best on tasks like it."""
-    parameters = gateway_pb2.GenerationParameters(max_new_tokens=max_new_tokens)
     with connect() as client:
         if stream:
             for piece in client.generate_stream(
-                text, pool=pool, adapter=adapter, base=base, parameters=parameters
+                text, pool=pool, adapter=adapter, base=base, max_new_tokens=max_new_tokens
             ):
                 out.print(piece.text, end="", markup=False, highlight=False)
                 if piece.HasField("served"):
                     err.print(served_by(piece.served), markup=False, style="dim")
             out.print()
             return
-        answer = client.generate(text, pool=pool, adapter=adapter, base=base, parameters=parameters)
+        answer = client.generate(text, pool=pool, adapter=adapter, base=base, max_new_tokens=max_new_tokens)
     if as_json:
         print_json(answer)
         return

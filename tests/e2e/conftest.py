@@ -1,0 +1,40 @@
+"""One whole suite with the demo pool, matched, for all end-to-end tests of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from lorauter import Client
+from lorauter_suite.seeding import seed
+from lorauter_suite.suite import Addresses, Suite
+from lorauter_suite.walkthrough import follow_matching
+
+
+@pytest.fixture(scope="session")
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
+    """Where the suite of this session is; its demo pool is registered and matched."""
+    with ExitStack() as stack:
+        suite = stack.enter_context(Suite(tmp_path_factory.mktemp("suite")))
+        found = suite.addresses
+        with connect(found) as client:
+            seed(client, found.engine_http, lambda _: None)
+            for _ in follow_matching(client):
+                pass
+        yield found
+
+
+@pytest.fixture
+def client(addresses: Addresses) -> Iterator[Client]:
+    """A client of the suite's gRPC services."""
+    with connect(addresses) as connected:
+        yield connected
+
+
+def connect(addresses: Addresses) -> Client:
+    """Returns a client of a suite."""
+    return Client(
+        registry=addresses.registry_grpc, router=addresses.router_grpc, gateway=addresses.gateway_grpc
+    )
