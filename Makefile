@@ -36,6 +36,10 @@ clean: ## Remove the environment and everything else that is made
 
 ##@ Check
 
+.PHONY: check
+check: setup ## Check format, lint, types, imports and protos
+	@$(BIN)/python scripts/check.py
+
 .PHONY: test
-test: setup ## Run all tests; T=path or -k expression through ARGS narrows them
+test: setup ## Run all tests; T=path narrows them, ARGS="-k name" goes to pytest
 	@$(BIN)/pytest $(T) $(ARGS)
