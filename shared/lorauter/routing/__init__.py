@@ -6,12 +6,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lorauter.routing.compiled import Arm, CompiledPool, compile_pool
+    from lorauter.routing.deciding import decide
+    from lorauter.routing.decision import Action, Decision, RouteOptions
     from lorauter.routing.fitting import TaskExamples, fit_profile
     from lorauter.routing.lexical import term_frequencies
     from lorauter.routing.representation import TaskRepresentation, represent
+    from lorauter.routing.strategies import STRATEGIES
     from lorauter.routing.text import routed_text
 
 _HOMES = {
+    "STRATEGIES": "strategies",
+    "Action": "decision",
+    "Arm": "compiled",
+    "CompiledPool": "compiled",
+    "Decision": "decision",
+    "RouteOptions": "decision",
+    "compile_pool": "compiled",
+    "decide": "deciding",
     "TaskExamples": "fitting",
     "fit_profile": "fitting",
     "term_frequencies": "lexical",
@@ -21,8 +33,16 @@ _HOMES = {
 }
 
 __all__ = [
+    "STRATEGIES",
+    "Action",
+    "Arm",
+    "CompiledPool",
+    "Decision",
+    "RouteOptions",
     "TaskExamples",
     "TaskRepresentation",
+    "compile_pool",
+    "decide",
     "fit_profile",
     "represent",
     "routed_text",

@@ -15,8 +15,9 @@ from lorauter.errors import InvalidArgument
 from lorauter.routing.model import Profile
 from lorauter.routing.representation import check_vectors, unit_rows
 
-PAPER_TASKS = 3
-PAPER_TEMPERATURE = 0.2
+UNFITTED_TASKS = 3
+UNFITTED_TEMPERATURE = 0.05
+"""K and τ where nothing can be scored: the paper's K, and about the τ that small encoders fit."""
 
 TEMPERATURES = np.geomspace(0.5, 0.005, 41)
 """What τ is chosen from, from wary to sure; ties go to the wary side."""
@@ -52,22 +53,22 @@ def typicality_name(level: float) -> str:
     return f"best_similarity_q{level:.3f}"
 
 
-def fit_profile(tasks: Sequence[TaskExamples], max_tasks: int = PAPER_TASKS) -> Profile:
+def fit_profile(tasks: Sequence[TaskExamples], max_tasks: int = UNFITTED_TASKS) -> Profile:
     """Returns the profile of strategy ``default``: the paper's rule with K and τ fitted.
 
     Each example is scored against all centroids, its own task's taken without it. ``temperature`` (τ)
     minimises the log-loss of softmax(similarity / τ) over all tasks; ``tasks`` (K, 1 to ``max_tasks``) is the
     smallest K whose nearest tasks hold the true one for 99 % of the examples, or ``max_tasks``. Neither needs
     affinities. Also kept: quantiles of the best similarity, for typicality. An example without a companion in
-    its task scores nothing; with fewer than two tasks, or nothing to score, K and τ are the paper's.
+    its task scores nothing; with fewer than two tasks, or nothing to score, K is 3 and τ 0.05.
     Figures: loo_top1, loo_top3, log_loss, tasks, examples (those scored). The order of tasks does not matter.
     Raises InvalidArgument: INVALID_VECTORS, DUPLICATE_TASK.
     """
     used = _checked(tasks)
     figures = {"tasks": float(len(used)), "examples": 0.0}
     constants = {
-        "tasks": float(min(PAPER_TASKS, max_tasks)),
-        "temperature": PAPER_TEMPERATURE,
+        "tasks": float(min(UNFITTED_TASKS, max_tasks)),
+        "temperature": UNFITTED_TEMPERATURE,
         "untypical_below": UNTYPICAL_BELOW,
     }
     scores, owners = _leave_one_out(used)

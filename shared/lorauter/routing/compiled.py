@@ -1,0 +1,117 @@
+"""A pool laid out as arrays, made once per snapshot and read by every decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorauter.identifiers import BASE
+from lorauter.routing.model import Pool, Profile, Task
+from lorauter.routing.representation import unit_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What may serve a query: a version of an adapter, or the base (version 0, no digest)."""
+
+    adapter_id: str
+    version: int
+    digest: str
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is the bare model."""
+        return self.adapter_id == BASE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledPool:
+    """An immutable pool of T tasks and A arms; every array is read-only, so threads may share it.
+
+    ``tasks`` are in order of id. ``directions``: float32 (T, d), centroids of length 1 (or 0). ``arms``: the
+    base, then the routable adapter versions in order of id. ``columns``: (T, M), the arms measured on each
+    task, -1 where there are fewer than M. ``scores`` and ``shares``: float64 (T, M), the affinity, and its
+    share of the best affinity among the task's arms (0 where that is 0). ``carriers``: rows of tasks by tag.
+    """
+
+    pool_id: str
+    untypical_policy: str
+    profile: Profile
+    tasks: tuple[Task, ...]
+    directions: NDArray[np.float32]
+    arms: tuple[Arm, ...]
+    columns: NDArray[np.intp]
+    scores: NDArray[np.float64]
+    shares: NDArray[np.float64]
+    task_rows: Mapping[str, int]
+    arm_rows: Mapping[str, tuple[int, ...]]
+    carriers: Mapping[str, NDArray[np.intp]]
+
+
+def compile_pool(pool: Pool) -> CompiledPool:
+    """Returns ``pool`` laid out for decisions; affinities of versions that are not routable are left out."""
+    tasks = tuple(sorted(pool.tasks, key=lambda task: task.task_id))
+    routable = sorted(
+        (Arm(a.adapter_id, a.version, a.digest) for a in pool.adapters if a.routable and not a.refusal),
+        key=lambda arm: (arm.adapter_id, arm.version),
+    )
+    arms = (Arm(BASE, 0, ""), *routable)
+    columns, scores = _affinities(tasks, arms)
+    top = np.where(columns >= 0, scores, 0.0).max(axis=1, initial=0.0)[:, None]
+    shares = np.divide(scores, top, out=np.zeros_like(scores), where=top > 0)
+    directions = (
+        unit_rows(np.stack([task.centroid for task in tasks])) if tasks else np.zeros((0, 0), np.float32)
+    )
+    for array in (columns, scores, shares, directions):
+        array.setflags(write=False)
+    return CompiledPool(
+        pool_id=pool.pool_id,
+        untypical_policy=pool.untypical_policy,
+        profile=pool.profile,
+        tasks=tasks,
+        directions=directions,
+        arms=arms,
+        columns=columns,
+        scores=scores,
+        shares=shares,
+        task_rows={task.task_id: row for row, task in enumerate(tasks)},
+        arm_rows=_rows_by_id(arms),
+        carriers=_carriers(tasks),
+    )
+
+
+def _affinities(tasks: Sequence[Task], arms: Sequence[Arm]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    row_of = {(arm.adapter_id, arm.version): row for row, arm in enumerate(arms)}
+    known = [
+        [
+            (row, affinity.score)
+            for affinity in task.affinities
+            if (row := row_of.get((affinity.adapter_id, affinity.adapter_version))) is not None
+        ]
+        for task in tasks
+    ]
+    width = max((len(row) for row in known), default=0)
+    columns = np.full((len(tasks), width), -1, dtype=np.intp)
+    scores = np.zeros((len(tasks), width), dtype=np.float64)
+    for row, pairs in enumerate(known):
+        if pairs:
+            columns[row, : len(pairs)], scores[row, : len(pairs)] = zip(*pairs, strict=True)
+    return columns, scores
+
+
+def _rows_by_id(arms: Sequence[Arm]) -> dict[str, tuple[int, ...]]:
+    rows: dict[str, list[int]] = {}
+    for row, arm in enumerate(arms):
+        rows.setdefault(arm.adapter_id, []).append(row)
+    return {adapter_id: tuple(values) for adapter_id, values in rows.items()}
+
+
+def _carriers(tasks: Sequence[Task]) -> dict[str, NDArray[np.intp]]:
+    rows: dict[str, list[int]] = {}
+    for row, task in enumerate(tasks):
+        for tag in task.tags:
+            rows.setdefault(tag, []).append(row)
+    return {tag: np.array(values, dtype=np.intp) for tag, values in rows.items()}

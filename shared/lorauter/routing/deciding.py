@@ -1,0 +1,193 @@
+"""From a query's vector to a decision: who takes part, what a strategy says, what the pool's policy says."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lorauter.errors import InvalidArgument
+from lorauter.routing.compiled import CompiledPool, compile_pool
+from lorauter.routing.decision import (
+    MOST_ADAPTERS,
+    Action,
+    Candidate,
+    Decision,
+    Explanation,
+    RouteOptions,
+    TaskMatch,
+    WeightedArm,
+)
+from lorauter.routing.fitting import UNTYPICAL_BELOW
+from lorauter.routing.model import Pool, Vector
+from lorauter.routing.representation import unit_rows
+from lorauter.routing.strategies import strategy_named
+from lorauter.routing.strategies.strategy import Choice, Floats, Query, Question, Rows, cosines
+
+MAX_EVIDENCE = 64
+"""Most affinities, and most candidates, in an explanation."""
+
+_NO_TASK = "no task takes part: the pool has none, or the request's tags and exclusions leave none"
+_NOT_MEASURED = "no adapter that may be served was measured on any task that takes part"
+_BASE_BEST = "the base is expected to score at least as well as any single adapter"
+
+
+def decide(pool: CompiledPool | Pool, query: Query | Vector, options: RouteOptions | None = None) -> Decision:
+    """Returns the decision of a query on one pool; the same inputs give the same decision.
+
+    ``query`` is a vector (d,) of the pool's encoder (scaled to length 1 here), or a Query. Pass a
+    CompiledPool where more than one query comes.
+    Raises InvalidArgument: UNKNOWN_STRATEGY, MAX_ADAPTERS_OUT_OF_RANGE, INVALID_VECTORS.
+    """
+    options = options or RouteOptions()
+    check_options(options)
+    compiled = pool if isinstance(pool, CompiledPool) else compile_pool(pool)
+    question = _question(compiled, query if isinstance(query, Query) else Query(query), options)
+    if not question.tasks.any():
+        return _base_decision(compiled, options, _NO_TASK)
+    choice = strategy_named(options.strategy).choose(question, options.max_adapters)
+    action, reason = _action(compiled, choice)
+    kept = _truncated(choice, options.max_adapters)
+    single = choice.single if action is not Action.BASE else 0
+    return Decision(
+        strategy=options.strategy,
+        action=action,
+        reason=reason,
+        adapters=_weighted_set(compiled, kept) if action is Action.ADAPTERS else (),
+        best_single=compiled.arms[max(single, 0)],
+        expected_utility=min(1.0, float(choice.utilities[max(single, 0)])),
+        tasks=_matches(question, choice, options.task_count),
+        typicality=choice.typicality,
+        explanation=_explanation(question, choice, kept, options) if options.explain else None,
+    )
+
+
+def check_options(options: RouteOptions) -> None:
+    """Raises InvalidArgument (UNKNOWN_STRATEGY, MAX_ADAPTERS_OUT_OF_RANGE) for options that cannot be met."""
+    strategy_named(options.strategy)
+    if not 1 <= options.max_adapters <= MOST_ADAPTERS:
+        raise InvalidArgument(
+            "MAX_ADAPTERS_OUT_OF_RANGE",
+            f"max_adapters is {options.max_adapters}: give 1 to {MOST_ADAPTERS}, or 0 for 3",
+            field="max_adapters",
+        )
+
+
+def _question(pool: CompiledPool, query: Query, options: RouteOptions) -> Question:
+    direction = np.asarray(query.vector, dtype=np.float32)
+    if direction.ndim != 1 or not np.isfinite(direction).all():
+        raise InvalidArgument("INVALID_VECTORS", "the query's vector is not a finite one-dimensional array")
+    if pool.tasks and len(direction) != pool.directions.shape[1]:
+        raise InvalidArgument(
+            "INVALID_VECTORS",
+            f"the query's vector has {len(direction)} dimensions, the pool's {pool.directions.shape[1]}: "
+            "encode it with the pool's encoder",
+        )
+    tasks = np.ones(len(pool.tasks), dtype=bool)
+    for tag in options.tags:
+        carrying = np.zeros(len(pool.tasks), dtype=bool)
+        carrying[pool.carriers.get(tag, [])] = True
+        tasks &= carrying
+    tasks[[pool.task_rows[name] for name in options.exclude_tasks if name in pool.task_rows]] = False
+    arms = np.ones(len(pool.arms), dtype=bool)
+    for name in options.exclude_adapters:
+        arms[list(pool.arm_rows.get(name, ()))] = False
+    similarities = cosines(pool, unit_rows(direction[None])[0]) if pool.tasks else np.zeros(0)
+    return Question(pool=pool, query=query, similarities=similarities, tasks=tasks, arms=arms)
+
+
+def _base_decision(pool: CompiledPool, options: RouteOptions, reason: str) -> Decision:
+    return Decision(
+        strategy=options.strategy,
+        action=Action.BASE,
+        reason=reason,
+        adapters=(),
+        best_single=pool.arms[0],
+        expected_utility=0.0,
+        tasks=(),
+        typicality=0.0,
+        explanation=Explanation({}, (), ()) if options.explain else None,
+    )
+
+
+def _action(pool: CompiledPool, choice: Choice) -> tuple[Action, str]:
+    limit = pool.profile.constants.get("untypical_below", UNTYPICAL_BELOW)
+    if choice.typicality < limit:
+        said = f"the query is untypical ({choice.typicality:.3f}, below {limit:g})"
+        if pool.untypical_policy == "REFUSE":
+            return Action.REFUSE, f"{said} and the pool's policy refuses such queries"
+        if pool.untypical_policy == "BASE":
+            return Action.BASE, f"{said} and the pool's policy gives such queries to the base"
+    else:
+        said = ""
+    if choice.single < 0:
+        return Action.BASE, _NOT_MEASURED
+    if choice.single == 0:
+        return Action.BASE, _BASE_BEST
+    if said:
+        return Action.ADAPTERS, f"{said}; the pool's policy routes it all the same"
+    return Action.ADAPTERS, "adapters measured best on the tasks that the query resembles"
+
+
+def _truncated(choice: Choice, max_adapters: int) -> Floats:
+    """Returns the weights with all but the ``max_adapters`` largest set to 0, scaled to sum to 1."""
+    order = np.argsort(-choice.weights, kind="stable")[:max_adapters]
+    kept = np.zeros(len(choice.weights))
+    kept[order] = choice.weights[order]
+    if choice.single > 0 and kept[1:].sum() == 0:
+        kept[:] = 0.0
+        kept[choice.single] = 1.0
+    total = kept.sum()
+    return kept / total if total > 0 else kept
+
+
+def _weighted_set(pool: CompiledPool, weights: Floats) -> tuple[WeightedArm, ...]:
+    order: Rows = np.argsort(-weights, kind="stable")
+    return tuple(WeightedArm(pool.arms[row], float(weights[row])) for row in order if weights[row] > 0)
+
+
+def _matches(question: Question, choice: Choice, count: int) -> tuple[TaskMatch, ...]:
+    rows = np.flatnonzero(question.tasks)
+    order = np.lexsort((rows, -question.similarities[rows], -choice.probabilities[rows]))
+    return tuple(
+        TaskMatch(
+            task_id=question.pool.tasks[row].task_id,
+            similarity=float(question.similarities[row]),
+            probability=float(choice.probabilities[row]),
+            measured=question.pool.tasks[row].is_measured,
+        )
+        for row in rows[order][:count]
+    )
+
+
+def _explanation(question: Question, choice: Choice, kept: Floats, options: RouteOptions) -> Explanation:
+    pool = question.pool
+    listed = [
+        pool.tasks[pool.task_rows[match.task_id]] for match in _matches(question, choice, options.task_count)
+    ]
+    affinities = [
+        (task.task_id, affinity)
+        for task in listed
+        for affinity in sorted(task.affinities, key=lambda a: (-a.score, a.adapter_id, a.adapter_version))
+    ]
+    rows = np.flatnonzero(choice.known)
+    order = rows[np.lexsort((rows, -choice.utilities[rows]))][:MAX_EVIDENCE]
+    return Explanation(
+        constants=dict(choice.constants),
+        affinities=tuple(affinities[:MAX_EVIDENCE]),
+        candidates=tuple(
+            Candidate(
+                pool.arms[row].adapter_id,
+                min(1.0, float(choice.utilities[row])),
+                _fate(choice, kept, int(row)),
+            )
+            for row in order
+        ),
+    )
+
+
+def _fate(choice: Choice, kept: Floats, row: int) -> str:
+    single = "; the best single" if row == choice.single else ""
+    if kept[row] > 0:
+        return f"best on tasks with {kept[row]:.3f} of the weight{single}"
+    if choice.weights[row] > 0:
+        return f"best on a task, but outside the adapters asked for{single}"
+    return f"best on none of the nearest tasks{single}"

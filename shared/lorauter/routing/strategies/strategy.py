@@ -1,0 +1,165 @@
+"""What a strategy is asked, what it answers, and the steps that strategies share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorauter.routing.compiled import CompiledPool
+from lorauter.routing.fitting import TYPICALITY_LEVELS, typicality_name
+from lorauter.routing.model import Profile, Vector
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Rows = NDArray[np.intp]
+
+NEIGHBOURS = 3
+"""How many measured tasks stand in for one that was not measured."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Query:
+    """A query: its unit vector (d,) and, for strategies that read words, its routed text."""
+
+    vector: Vector
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """A query in a pool of T tasks and A arms, and which of them take part: (T,) and (A,) masks.
+
+    At least one task takes part. ``similarities`` is float64 (T,), the cosine to each centroid.
+    """
+
+    pool: CompiledPool
+    query: Query
+    similarities: Floats
+    tasks: Mask
+    arms: Mask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """What a strategy answers.
+
+    ``probabilities`` (T,) sum to 1 over the tasks that take part. ``weights`` (A,) are ≥ 0 and sum to 1, or
+    are all 0 where no arm was measured. ``single`` is the row of the best single arm, -1 where there is none.
+    ``utilities`` (A,) are expected shares of the best score, 0..1; ``known`` (A,) says which arms have one.
+    ``constants`` are those used, by name.
+    """
+
+    probabilities: Floats
+    weights: Floats
+    single: int
+    utilities: Floats
+    known: Mask
+    typicality: float
+    constants: Mapping[str, float]
+
+
+class Strategy(Protocol):
+    """A rule that answers questions; it holds no state, so threads may share it."""
+
+    name: str
+    """What callers select it by."""
+
+    def choose(self, question: Question, max_adapters: int) -> Choice:
+        """Answers ``question``; the weighted set is truncated by the caller, not here."""
+        ...
+
+
+def nearest(similarities: Floats, mask: Mask, count: int) -> Rows:
+    """Returns the rows of the ``count`` largest similarities under ``mask``, best first, ties by row."""
+    rows = np.flatnonzero(mask)
+    if len(rows) > count:
+        values = similarities[rows]
+        rows = rows[values >= np.partition(values, len(rows) - count)[len(rows) - count]]
+    return rows[np.argsort(-similarities[rows], kind="stable")][:count]
+
+
+def softmax(values: Floats, temperature: float) -> Floats:
+    """Returns exp(values / temperature), scaled to sum to 1."""
+    mass = np.exp((values - values.max()) / temperature)
+    scaled: Floats = mass / mass.sum()
+    return scaled
+
+
+def shares_of(question: Question, rows: Rows, arms: Mask) -> tuple[Floats, Mask]:
+    """Returns (rows, A) shares of each task's best score and which of them were measured, under ``arms``."""
+    columns = question.pool.columns[rows]
+    measured = (columns >= 0) & arms[columns]
+    places = np.nonzero(measured)
+    shares = np.zeros((len(rows), len(arms)))
+    known = np.zeros(shares.shape, dtype=bool)
+    shares[places[0], columns[places]] = question.pool.shares[rows][places]
+    known[places[0], columns[places]] = True
+    return shares, known
+
+
+def filled_shares_of(question: Question, rows: Rows, arms: Mask, temperature: float) -> tuple[Floats, Mask]:
+    """Like shares_of, but a task without a measured arm takes its nearest measured tasks' shares.
+
+    Those are averaged by the softmax of their similarity to the task. If no task has a measured arm, the
+    row stays unknown.
+    """
+    shares, known = shares_of(question, rows, arms)
+    lacking = np.flatnonzero(~known.any(axis=1))
+    if len(lacking):
+        columns = question.pool.columns
+        measured = question.tasks & ((columns >= 0) & arms[columns]).any(axis=1)
+        if measured.any():
+            for place in lacking:
+                likeness = cosines(question.pool, question.pool.directions[rows[place]])
+                near = nearest(likeness, measured, NEIGHBOURS)
+                theirs, theirs_known = shares_of(question, near, arms)
+                shares[place] = softmax(likeness[near], temperature) @ theirs
+                known[place] = np.any(theirs_known, axis=0)
+    return shares, known
+
+
+def best_arms(question: Question, rows: Rows, shares: Floats, known: Mask) -> Rows:
+    """Returns the best arm of each of ``rows``, -1 where none is known.
+
+    Equal shares go to the base, then to the adapter that bears the task's name, then to the smaller id.
+    """
+    best = np.full(len(rows), -1, dtype=np.intp)
+    for place, row in enumerate(rows):
+        tied = np.flatnonzero(
+            known[place] & (shares[place] == shares[place].max(where=known[place], initial=-1))
+        )
+        if len(tied):
+            own = question.pool.arm_rows.get(question.pool.tasks[row].task_id, ())
+            kept = [arm for arm in tied if arm == 0] or [arm for arm in tied if arm in own] or tied
+            best[place] = kept[0]
+    return best
+
+
+def weights_of(best: Rows, probabilities: Floats, arm_count: int) -> Floats:
+    """Returns (A,) weights: each task gives its probability to its best arm, if it has one; they sum to 1."""
+    given = best >= 0
+    weights = np.bincount(best[given], probabilities[given], minlength=arm_count)
+    total = weights.sum()
+    return weights / total if total > 0 else np.zeros(arm_count)
+
+
+def cosines(pool: CompiledPool, direction: Vector) -> Floats:
+    """Returns float64 (T,), the cosine of each centroid and a unit ``direction``."""
+    return np.clip((pool.directions @ direction).astype(np.float64), -1.0, 1.0)
+
+
+def typicality_of(profile: Profile, best_similarity: float) -> float:
+    """Returns the share of known queries whose best similarity is below this one's, 0..1.
+
+    Known queries are the validation examples, each scored without itself; between the quantiles that the
+    profile keeps it is interpolated. 1.0 where the profile keeps none: nothing is known to be untypical.
+    """
+    kept = [profile.constants.get(typicality_name(level)) for level in TYPICALITY_LEVELS]
+    quantiles = [value for value in kept if value is not None]
+    if len(quantiles) < len(TYPICALITY_LEVELS):
+        return 1.0
+    return float(np.interp(best_similarity, quantiles, TYPICALITY_LEVELS))
