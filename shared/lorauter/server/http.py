@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,24 +12,57 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lorauter.errors import LorauterError, PayloadTooLarge
+from lorauter.errors import LorauterError
 from lorauter.server.grpc import known_error
 
 Readiness = Callable[[], Awaitable[str]]
 """Returns an empty text if the service can work, else what it lacks."""
 
 
-def create_app(title: str, readiness: Readiness, max_body_bytes: int, **options: Any) -> FastAPI:
+def problem(
+    status: int, reason: str, message: str, metadata: Mapping[str, Any] | None = None, path: str = ""
+) -> Response:
+    """Returns an RFC 9457 problem; ``path`` is the route that failed, for renderers that differ by it."""
+    body = {
+        "type": f"urn:lorauter:error:{reason}",
+        "title": reason,
+        "status": status,
+        "detail": message,
+        "reason": reason,
+        "metadata": metadata or {},
+    }
+    return JSONResponse(body, status, retry_headers(metadata), "application/problem+json")
+
+
+def retry_headers(metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    """Returns Retry-After where the error says ``retry_after_seconds``."""
+    seconds = (metadata or {}).get("retry_after_seconds")
+    return {"retry-after": str(seconds)} if seconds else {}
+
+
+class Renderer(Protocol):
+    """Writes an error in the dialect of the route at ``path``; ``problem`` is the usual one."""
+
+    def __call__(
+        self, status: int, reason: str, message: str, metadata: Mapping[str, Any] | None, path: str
+    ) -> Response: ...
+
+
+def create_app(
+    title: str, readiness: Readiness, max_body_bytes: int, render: Renderer = problem, **options: Any
+) -> FastAPI:
     """Returns an application with /healthz, /readyz and /metrics.
 
-    Bodies over ``max_body_bytes`` are answered 413 without being read to their end.
+    Bodies over ``max_body_bytes`` are answered 413 without being read to their end. ``render``
+    writes every error.
     """
     app = FastAPI(title=title, version="1", **options)
-    app.add_middleware(BodyLimit, max_body_bytes=max_body_bytes)
-    app.add_exception_handler(LorauterError, _on_known_error)
-    app.add_exception_handler(RequestValidationError, _on_bad_body)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_known_error)
+    app.add_middleware(BodyLimit, max_body_bytes=max_body_bytes, render=render)
+    errors = _Errors(render)
+    app.add_exception_handler(LorauterError, errors.on_known_error)
+    app.add_exception_handler(RequestValidationError, errors.on_bad_body)
+    app.add_exception_handler(HTTPException, errors.on_http_error)
+    app.add_exception_handler(Exception, errors.on_known_error)
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> PlainTextResponse:
@@ -47,47 +80,46 @@ def create_app(title: str, readiness: Readiness, max_body_bytes: int, **options:
     return app
 
 
-def problem(status: int, reason: str, message: str, metadata: dict[str, Any] | None = None) -> JSONResponse:
-    """Returns an RFC 9457 problem."""
-    body = {
-        "type": f"urn:lorauter:error:{reason}",
-        "title": reason,
-        "status": status,
-        "detail": message,
-        "reason": reason,
-        "metadata": metadata or {},
-    }
-    return JSONResponse(body, status_code=status, media_type="application/problem+json")
+class _Errors:
+    def __init__(self, render: Renderer) -> None:
+        self._render = render
+
+    async def on_known_error(self, request: Request, error: Exception) -> Response:
+        path = request.url.path
+        known = known_error(error, f"{request.method} {path}")
+        return self._render(known.http_status, known.reason, known.message, known.metadata, path)
+
+    async def on_bad_body(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        reason, message, metadata = describe(error.errors())
+        return self._render(400, reason, message, metadata, request.url.path)
+
+    async def on_http_error(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        reason = _HTTP_REASONS.get(error.status_code, "HTTP_ERROR")
+        return self._render(error.status_code, reason, str(error.detail), {}, request.url.path)
 
 
-async def _on_known_error(request: Request, error: Exception) -> JSONResponse:
-    known = known_error(error, f"{request.method} {request.url.path}")
-    return problem(known.http_status, known.reason, known.message, dict(known.metadata))
+_HTTP_REASONS = {404: "NO_SUCH_ROUTE", 405: "METHOD_NOT_ALLOWED", 413: "BODY_TOO_LARGE"}
 
 
-async def _on_bad_body(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    problems = error.errors()
+def describe(problems: Sequence[Any]) -> tuple[str, str, dict[str, str]]:
+    """Returns reason, message and metadata for what pydantic found wrong with a body."""
     first: Any = problems[0] if problems else {"loc": (), "msg": "unreadable", "type": ""}
     field = ".".join(str(part) for part in first["loc"][1:])
     if first["type"] == "json_invalid":
-        return problem(400, "MALFORMED_JSON", f"the body is not JSON: {first['ctx']['error']}")
+        return "MALFORMED_JSON", f"the body is not JSON: {first['ctx']['error']}", {}
     reason = "MISSING_FIELD" if first["type"] == "missing" else "INVALID_FIELD"
-    return problem(400, reason, f"{field or 'body'}: {first['msg']}", {"field": field})
-
-
-async def _on_http_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    reason = {404: "NO_SUCH_ROUTE", 405: "METHOD_NOT_ALLOWED"}.get(error.status_code, "HTTP_ERROR")
-    return problem(error.status_code, reason, str(error.detail))
+    return reason, f"{field or 'body'}: {first['msg']}", {"field": field}
 
 
 class BodyLimit:
     """Answers 413 as soon as a body is known to exceed the limit, and counts what is streamed."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, render: Renderer = problem) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.render = render
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -95,7 +127,9 @@ class BodyLimit:
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self.max_body_bytes:
-            await self._too_large()(scope, receive, send)
+            metadata = {"limit_bytes": str(self.max_body_bytes)}
+            refusal = self.render(413, "BODY_TOO_LARGE", self._message(), metadata, scope["path"])
+            await refusal(scope, receive, send)
             return
         received = 0
 
@@ -104,13 +138,11 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_body_bytes:
-                raise PayloadTooLarge("BODY_TOO_LARGE", self._message(), limit_bytes=str(self.max_body_bytes))
+                # FastAPI turns any other error from reading the body into a 400
+                raise HTTPException(413, self._message())
             return message
 
         await self.app(scope, counted, send)
 
     def _message(self) -> str:
         return f"the body is over {self.max_body_bytes} bytes: send less, or in pieces"
-
-    def _too_large(self) -> JSONResponse:
-        return problem(413, "BODY_TOO_LARGE", self._message(), {"limit_bytes": str(self.max_body_bytes)})
