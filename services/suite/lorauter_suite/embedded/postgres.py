@@ -71,7 +71,7 @@ class EmbeddedPostgres:
             stop_signal=signal.SIGINT,
             prepare=self.prepare,
             probe=self.is_ready,
-            ready_seconds=60,
+            folder="/",
         )
 
     def prepare(self) -> None:

@@ -35,18 +35,21 @@ class ProcessSpec:
     probe: Callable[[], bool] | None = None
     """Returns whether it is ready; never raises. None: ready once started."""
     ready_seconds: float = 60.0
+    once: bool = False
+    """It is ready when it has ended with status 0, and then not started again."""
+    folder: str | None = None
+    """Working folder; None: the parent's."""
 
 
 def start(spec: ProcessSpec, output: IO[bytes] | int) -> subprocess.Popen[bytes]:
-    """Starts the process in a session of its own, which Ctrl-C of a terminal does not reach.
+    """Starts the prepared process in a session of its own, which Ctrl-C of a terminal does not reach.
 
     The calling thread must live as long as the child shall: the kernel watches the thread.
     """
-    if spec.prepare is not None:
-        spec.prepare()
     return subprocess.Popen(  # noqa: S603
         launcher(spec.identity, spec.death_signal, spec.command),
         env={**os.environ, **spec.environment},
+        cwd=spec.folder,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -54,10 +57,15 @@ def start(spec: ProcessSpec, output: IO[bytes] | int) -> subprocess.Popen[bytes]
     )
 
 
-def await_ready(spec: ProcessSpec, process: subprocess.Popen[bytes]) -> None:
-    """Waits until the probe agrees; raises PartFailed if the process ends first or time runs out."""
+def await_ready(
+    spec: ProcessSpec, process: subprocess.Popen[bytes], cancelled: Callable[[], bool] = lambda: False
+) -> None:
+    """Waits until the probe agrees or ``cancelled`` does.
+
+    Raises PartFailed if the process ends first or time runs out.
+    """
     deadline = time.monotonic() + spec.ready_seconds
-    while spec.probe is not None and not spec.probe():
+    while spec.probe is not None and not cancelled() and not spec.probe():
         if process.poll() is not None:
             raise PartFailed(f"{spec.name} ended with status {process.returncode} before it was ready")
         if time.monotonic() > deadline:
@@ -86,6 +94,8 @@ def running(
     spec: ProcessSpec, output: IO[bytes] | int = subprocess.DEVNULL
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Starts the process, waits until it is ready, and stops it at the end of the block."""
+    if spec.prepare is not None:
+        spec.prepare()
     process = start(spec, output)
     try:
         await_ready(spec, process)
