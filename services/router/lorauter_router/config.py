@@ -1,0 +1,42 @@
+"""Settings of the router."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lorauter.settings import HttpUrl, ServiceSettings, url_field
+
+
+class Settings(ServiceSettings):
+    """What the router reads from its environment."""
+
+    qdrant_url: HttpUrl = url_field("QDRANT_URL", "The index to read snapshots from.")
+    tenant: str = Field("default", min_length=1, description="Tenant whose snapshots are served.")
+    encoder: str = Field(
+        "all-minilm-l6-v2",
+        min_length=1,
+        description="Encoder of queries: `all-minilm-l6-v2`, a directory or a hub id; the index must use the same.",
+    )
+    encoder_threads: int = Field(1, ge=1, le=256, description="CPU threads that encode one batch.")
+    encode_batch: int = Field(32, ge=1, le=256, description="Most queries that are encoded together.")
+    encode_queue: int = Field(
+        512, ge=256, le=65_536, description="Most queries that wait to be encoded; more are refused."
+    )
+    query_cache: int = Field(
+        50_000,
+        ge=0,
+        le=10_000_000,
+        description="Query vectors kept (1.5 kB each at 384 dimensions); 0 keeps none.",
+    )
+    poll_seconds: float = Field(
+        0.25, ge=0.05, le=60, description="How often the index is asked for a newer snapshot."
+    )
+    index_timeout_seconds: float = Field(
+        5.0, ge=1, le=300, description="How long one call to the index may take."
+    )
+    generation_wait_seconds: float = Field(
+        5.0,
+        ge=0,
+        le=60,
+        description="Longest wait for `min_generation`; the caller's deadline may be shorter.",
+    )

@@ -1,0 +1,77 @@
+"""Boots the router: encoder, index, the thread that follows it, then gRPC and health."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from lorauter.encoder import Encoder, load_encoder
+from lorauter.index import QdrantIndex, SnapshotIndex
+from lorauter.router.v1 import router_pb2, router_pb2_grpc
+from lorauter.server.grpc import GrpcServer
+from lorauter.server.http import create_app
+from lorauter.server.run import serve
+from lorauter.telemetry import configure_logging, get_logger
+from lorauter_router.adapters.encoding import BatchingEncoder
+from lorauter_router.api.grpc import RouterServicer
+from lorauter_router.config import Settings
+from lorauter_router.service import RouterService
+from lorauter_router.tasks import SnapshotFollower
+
+_log = get_logger(__name__)
+_HTTP_BODY_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """A wired router: its gRPC server, not yet started, and the follower behind it."""
+
+    server: GrpcServer
+    follower: SnapshotFollower
+
+
+@asynccontextmanager
+async def wired(settings: Settings, index: SnapshotIndex, encoder: Encoder) -> AsyncIterator[Router]:
+    """Puts the parts together and follows the index for as long as the context lasts."""
+    follower = SnapshotFollower(index, settings.tenant, encoder.digest, settings.poll_seconds)
+    queries = BatchingEncoder(encoder, settings.encode_batch, settings.encode_queue, settings.query_cache)
+    service = RouterService(follower, queries, settings.tenant, settings.generation_wait_seconds)
+    server = GrpcServer()
+    router_pb2_grpc.add_RouterServiceServicer_to_server(RouterServicer(service), server.server)
+    server.announce(router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name)
+    await follower.start()
+    try:
+        yield Router(server, follower)
+    finally:
+        await follower.close()
+        await queries.close()
+
+
+async def run(settings: Settings) -> None:
+    """Serves until a signal."""
+    encoder = await asyncio.to_thread(load_encoder, settings.encoder, settings.encoder_threads)
+    index = QdrantIndex(str(settings.qdrant_url), settings.index_timeout_seconds)
+    try:
+        async with wired(settings, index, encoder) as router:
+
+            async def readiness() -> str:
+                return router.follower.lacking()
+
+            app = create_app("lorauter router", readiness, _HTTP_BODY_BYTES, openapi_url=None)
+            await serve(settings, app, router.server)
+    finally:
+        index.close()
+
+
+def main() -> None:
+    """Reads the environment and serves."""
+    settings = Settings.load()
+    configure_logging("router", settings.log_level, settings.log_format)
+    _log.info("router.settings.loaded", **settings.redacted())
+    asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

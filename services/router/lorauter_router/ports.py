@@ -1,0 +1,46 @@
+"""What the service needs from outside: the newest snapshot and the vectors of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lorauter.routing.model import Vector
+from lorauter_router.domain import ServedSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What to answer from: one generation, and whether newer ones may exist that cannot be read."""
+
+    snapshot: ServedSnapshot
+    stale: bool
+
+
+class SnapshotSource(Protocol):
+    """Follows the index."""
+
+    def current(self) -> Served:
+        """Returns what is served now; raises Unavailable (NO_SNAPSHOT) before the first snapshot."""
+        ...
+
+    async def reached(self, generation: int, timeout_seconds: float) -> None:
+        """Returns once ``generation`` or a later one is served, or when the time is up."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """A query's unit vector (d,), read-only, and whether the cache held it."""
+
+    vector: Vector
+    cached: bool
+
+
+class QueryEncoder(Protocol):
+    """Maps queries to vectors."""
+
+    async def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Returns one result per text, in order; raises Exhausted (ENCODER_BUSY) when too many wait."""
+        ...

@@ -1,0 +1,138 @@
+"""Follows the index: polls its marker on a thread and swaps in each new generation whole."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from lorauter.errors import LorauterError, Unavailable
+from lorauter.identifiers import encode_generation
+from lorauter.index import SnapshotIndex
+from lorauter.telemetry import get_logger
+from lorauter_router import metrics
+from lorauter_router.domain import ServedSnapshot
+from lorauter_router.ports import Served
+
+_log = get_logger(__name__)
+
+
+class SnapshotFollower:
+    """A SnapshotSource. Reading and compiling happen on its thread; a swap replaces one reference.
+
+    A poll that fails, finds the index empty, older than what is served, or written by another encoder
+    keeps the last snapshot and marks it stale until a poll succeeds.
+    """
+
+    def __init__(self, index: SnapshotIndex, tenant: str, encoder_digest: str, poll_seconds: float) -> None:
+        self._index = index
+        self._tenant = tenant
+        self._encoder_digest = encoder_digest
+        self._poll_seconds = poll_seconds
+        self._served: Served | None = None
+        self._lacking = "nothing is published in the index yet"
+        self._closing = threading.Event()
+        self._changed = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._follow, name="snapshots", daemon=True)
+
+    async def start(self) -> None:
+        """Begins to poll; the first snapshot may be there when this returns, or come later."""
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self.poll)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Ends polling after the poll that runs."""
+        self._closing.set()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    def lacking(self) -> str:
+        """Returns why nothing can be served, or an empty text."""
+        return "" if self._served is not None else self._lacking
+
+    def current(self) -> Served:
+        """See SnapshotSource."""
+        served = self._served
+        if served is None:
+            raise Unavailable("NO_SNAPSHOT", f"there is no snapshot to route on: {self._lacking}")
+        return served
+
+    async def reached(self, generation: int, timeout_seconds: float) -> None:
+        """See SnapshotSource."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while (served := self._served) is None or served.snapshot.snapshot.generation < generation:
+                    changed = self._changed
+                    await changed.wait()
+        except TimeoutError:
+            return
+
+    def poll(self) -> None:
+        """Asks the index once, and swaps if there is a newer snapshot; never raises."""
+        try:
+            problem = self._advance()
+        except LorauterError as error:
+            problem = (error.reason, error.message)
+        except Exception as error:
+            _log.exception("router.snapshot.failed")
+            problem = ("UNREADABLE", f"the snapshot cannot be read ({type(error).__name__}); see the log")
+        if problem is not None:
+            self._mark_stale(*problem)
+
+    def _follow(self) -> None:
+        while not self._closing.wait(self._poll_seconds):
+            self.poll()
+
+    def _advance(self) -> tuple[str, str] | None:
+        """Returns the reason and text of what keeps the served snapshot from being the newest, or None."""
+        held = self._served.snapshot.snapshot if self._served is not None else None
+        marker = self._index.published(self._tenant)
+        if marker is None:
+            return "INDEX_EMPTY", "nothing is published in the index yet"
+        if held is not None and marker == (held.generation, held.digest):
+            self._serve(self._served.snapshot if self._served else ServedSnapshot.of(held), swapped=False)
+            return None
+        snapshot = self._index.read(self._tenant, held)
+        if held is not None and snapshot.generation < held.generation:
+            return "INDEX_BEHIND", (
+                f"the index went back to generation {encode_generation(snapshot.generation)}: "
+                "restart the router if it was restored on purpose"
+            )
+        if snapshot.encoder_digest != self._encoder_digest:
+            return "ENCODER_MISMATCH", (
+                f"generation {encode_generation(snapshot.generation)} was embedded by encoder "
+                f"{snapshot.encoder_digest[:19]}, this router encodes with {self._encoder_digest[:19]}: "
+                "set the same LORAUTER_ENCODER on worker and router"
+            )
+        self._serve(ServedSnapshot.of(snapshot), swapped=True)
+        return None
+
+    def _serve(self, snapshot: ServedSnapshot, swapped: bool) -> None:
+        before = self._served
+        self._served = Served(snapshot, stale=False)
+        metrics.STALE.set(0)
+        if before is not None and before.stale:
+            _log.info("router.snapshot.refreshed", generation=snapshot.generation)
+        if swapped:
+            metrics.SWAPS.inc()
+            metrics.GENERATION.set(snapshot.snapshot.generation)
+            _log.info("router.snapshot.swapped", generation=snapshot.generation, pools=len(snapshot.pools))
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._announce)
+
+    def _mark_stale(self, reason: str, message: str) -> None:
+        metrics.POLL_FAILURES.labels(reason).inc()
+        served = self._served
+        if served is None:
+            if message != self._lacking:
+                _log.warning("router.snapshot.missing", reason=reason, problem=message)
+            self._lacking = message
+        elif not served.stale:
+            self._served = Served(served.snapshot, stale=True)
+            metrics.STALE.set(1)
+            _log.warning("router.snapshot.stale", reason=reason, problem=message)
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
