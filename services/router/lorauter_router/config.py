@@ -15,7 +15,7 @@ class Settings(ServiceSettings):
     encoder: str = Field(
         "all-minilm-l6-v2",
         min_length=1,
-        description="Encoder of queries: `all-minilm-l6-v2`, a directory or a hub id; the index must use the same.",
+        description="Encoder of queries: `all-minilm-l6-v2`, a directory or a hub id; the worker's own.",
     )
     encoder_threads: int = Field(1, ge=1, le=256, description="CPU threads that encode one batch.")
     encode_batch: int = Field(32, ge=1, le=256, description="Most queries that are encoded together.")
@@ -26,11 +26,9 @@ class Settings(ServiceSettings):
         50_000,
         ge=0,
         le=10_000_000,
-        description="Query vectors kept (1.5 kB each at 384 dimensions); 0 keeps none.",
+        description="Query vectors kept, some 2 kB each; 0 keeps none.",
     )
-    poll_seconds: float = Field(
-        0.25, ge=0.05, le=60, description="How often the index is asked for a newer snapshot."
-    )
+    poll_seconds: float = Field(0.25, ge=0.05, le=60, description="Time between looks for a newer snapshot.")
     index_timeout_seconds: float = Field(
         5.0, ge=1, le=300, description="How long one call to the index may take."
     )
@@ -38,5 +36,5 @@ class Settings(ServiceSettings):
         5.0,
         ge=0,
         le=60,
-        description="Longest wait for `min_generation`; the caller's deadline may be shorter.",
+        description="Longest wait for `min_generation` within the caller's deadline.",
     )

@@ -94,7 +94,7 @@ class ServedSnapshot:
                 f"it has {', '.join(str(a.version) for a in versions)}",
                 adapter=name,
             )
-        best = min(chosen, key=lambda a: (not a.routable, _refusal(a, now) != "", -a.version))
+        best = min(chosen, key=lambda a: (_refusal(a, now) != "", not a.routable, -a.version))
         _check_servable(best, now)
         return pool, best
 
@@ -103,12 +103,8 @@ class ServedSnapshot:
 
         An empty name means all pools; raises NotFound (UNKNOWN_POOL).
         """
-        pools = (
-            [self.pool(pool_name)]
-            if pool_name
-            else [self.snapshot.pools[n] for n in sorted(self.snapshot.pools)]
-        )
-        for pool in pools:
+        for name in [pool_name] if pool_name else sorted(self.snapshot.pools):
+            pool = self.pool(name)
             for adapter in sorted(pool.adapters, key=lambda a: (a.adapter_id, a.version)):
                 if not _refusal(adapter, now):
                     yield (pool.pool_id, adapter.adapter_id, adapter.version), adapter

@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from lorauter.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, PermissionDenied
+from lorauter.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    LorauterError,
+    PermissionDenied,
+)
 from lorauter.identifiers import decode_generation
 from lorauter.routing.deciding import check_options, decide
 from lorauter.routing.decision import Decision, RouteOptions
@@ -19,6 +26,9 @@ from lorauter_router.ports import Encoded, QueryEncoder, Served, SnapshotSource
 
 MAX_BATCH = 256
 """Most queries of one RouteBatch."""
+
+_ANSWER_SHARE = 0.9
+"""Share of a deadline spent waiting for a generation, so that the refusal still arrives."""
 
 _YIELD_EVERY = 16
 """Decisions of a batch after which other requests get a turn."""
@@ -87,8 +97,9 @@ class RouterService:
         try:
             async with asyncio.timeout(timeout_seconds):
                 served = await self._served_for(questions, timeout_seconds)
-                for question in questions:
-                    served.snapshot.pool(question.pool)
+                for number, question in enumerate(questions):
+                    with _naming(number, questions):
+                        served.snapshot.pool(question.pool)
                 at = time.perf_counter()
                 encoded = await self._encoder.encode([question.text for question in questions])
                 encode_seconds = time.perf_counter() - at
@@ -108,27 +119,27 @@ class RouterService:
                 f"requests has {len(questions)}: send at most {MAX_BATCH}",
                 field="requests",
             )
-        for question in questions:
-            check_options(question.options)
-            if question.tenant and question.tenant != self._tenant:
-                raise PermissionDenied(
-                    "TENANT_NOT_ALLOWED",
-                    "the caller may not act for another tenant: leave tenant empty",
-                    field="tenant",
-                )
+        for number, question in enumerate(questions):
+            with _naming(number, questions):
+                check_options(question.options)
+                if question.tenant and question.tenant != self._tenant:
+                    raise PermissionDenied(
+                        "TENANT_NOT_ALLOWED",
+                        "the caller may not act for another tenant: leave tenant empty",
+                        field="tenant",
+                    )
 
     async def _served_for(self, questions: Sequence[Question], timeout_seconds: float | None) -> Served:
         """Returns the snapshot to answer on, of the strictest generation asked for or a later one."""
-        wanted = max(
-            (decode_generation(q.min_generation) for q in questions if q.min_generation), default=None
-        )
-        if wanted is None:
+        asked = [decode_generation(q.min_generation) for q in questions if q.min_generation]
+        if not asked:
             return self._source.current()
+        wanted = max(asked)
         began = time.perf_counter()
-        wait = (
-            self._wait_seconds if timeout_seconds is None else min(self._wait_seconds, 0.9 * timeout_seconds)
-        )
-        await self._source.reached(wanted, max(0.0, wait))
+        wait = self._wait_seconds
+        if timeout_seconds is not None:
+            wait = max(0.0, min(wait, _ANSWER_SHARE * timeout_seconds))
+        await self._source.reached(wanted, wait)
         metrics.STAGE_SECONDS.labels("wait").observe(time.perf_counter() - began)
         served = self._source.current()
         if served.snapshot.snapshot.generation < wanted:
@@ -167,6 +178,17 @@ class RouterService:
             )
             answers.append(_answer(pool.pool_id, decision, served, pool.profile.digest, timings))
         return answers
+
+
+@contextmanager
+def _naming(number: int, questions: Sequence[Question]) -> Iterator[None]:
+    """Adds to an error which question of a batch it is about."""
+    try:
+        yield
+    except LorauterError as error:
+        if len(questions) > 1:
+            error.metadata["request"] = str(number)
+        raise
 
 
 def _answer(pool: str, decision: Decision, served: Served, profile_digest: str, timings: Timings) -> Answer:
