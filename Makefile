@@ -12,6 +12,14 @@ BIN := .venv/bin
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+.PHONY: demo
+demo: setup ## Do the main job end to end on embedded parts; JSON=path writes the figures
+	@$(BIN)/lorauter demo $(if $(JSON),--json $(JSON))
+
+.PHONY: up
+up: setup ## Run the whole suite on this machine until Ctrl-C
+	@exec $(BIN)/lorauter up
+
 ##@ Develop
 
 .PHONY: setup
@@ -43,3 +51,7 @@ check: setup ## Check format, lint, types, imports and protos
 .PHONY: test
 test: setup ## Run all tests; T=path narrows them, ARGS="-k name" goes to pytest
 	@$(BIN)/pytest $(T) $(ARGS)
+
+.PHONY: helm-test
+helm-test: setup ## Lint and render the Helm chart, and check what comes out
+	@$(BIN)/pytest tests/deploy/test_helm_chart.py $(ARGS)
