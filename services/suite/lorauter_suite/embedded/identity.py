@@ -41,7 +41,7 @@ def namespaces_work() -> bool:
 @cache
 def database_identity() -> Identity:
     """Returns the identity in which PostgreSQL's programs agree to run."""
-    if os.geteuid() != 0 and _has_name(os.geteuid()):
+    if os.geteuid() != 0 and has_name(os.geteuid()):
         return SAME
     name = _ordinary()
     if namespaces_work():
@@ -57,7 +57,8 @@ def launcher(identity: Identity, death_signal: int, command: list[str]) -> list[
     ]
 
 
-def _has_name(uid: int) -> bool:
+def has_name(uid: int) -> bool:
+    """Returns whether the user is in /etc/passwd, which initdb demands."""
     try:
         pwd.getpwuid(uid)
     except KeyError:

