@@ -97,6 +97,8 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "worker-matching": ("migrations", "valkey", "index"),
     "gateway": (),
 }
+_READY_WITH_DATA = ("router", "gateway")
+"""They are not ready before something is registered; here it is enough that they listen."""
 _QUEUES = {"worker-index": "index", "worker-matching": "matching"}
 
 
@@ -143,6 +145,7 @@ def _connections(addresses: Addresses, data_dir: Path, options: SuiteOptions) ->
 def _service(name: str, ports: Mapping[str, int], environment: Mapping[str, str]) -> ProcessSpec:
     module = name.partition("-")[0]
     port = ports[name]
+    path = "/healthz" if name in _READY_WITH_DATA else "/readyz"
     own = {"LORAUTER_HTTP_PORT": str(port), "LORAUTER_GRPC_PORT": str(ports.get(f"{name}-grpc", 0))}
     if name in _QUEUES:
         own["LORAUTER_QUEUES"] = _QUEUES[name]
@@ -150,7 +153,7 @@ def _service(name: str, ports: Mapping[str, int], environment: Mapping[str, str]
         name,
         [sys.executable, "-P", "-m", f"lorauter_{module}.main"],
         environment={**environment, **own},
-        probe=lambda: http_ready(port),
+        probe=lambda: http_ready(port, path),
     )
 
 

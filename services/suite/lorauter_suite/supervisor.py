@@ -26,7 +26,8 @@ class Child:
     """One process and the thread that starts it, waits for it and starts it again.
 
     The thread lives as long as the supervisor: the kernel ends a child when the thread that started it
-    ends. ``ready`` is set while the process is ready; ``failure`` says why it never was.
+    ends. ``ready`` is set while the process is ready, ``was_ready`` since the first time; ``failure`` says
+    why the last start failed.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._starting = threading.Lock()
-        self._was_ready = False
+        self.was_ready = False
         self._thread = threading.Thread(target=self._run, name=f"child-{spec.name}", daemon=True)
 
     @property
@@ -76,7 +77,7 @@ class Child:
             began = time.monotonic()
             if self._live_once() or self._stopping.is_set():
                 return
-            if not self._was_ready and self.starts >= TRIES:
+            if not self.was_ready and self.starts >= TRIES:
                 return
             self.failure = ""
             if time.monotonic() - began > STABLE_SECONDS:
@@ -96,8 +97,9 @@ class Child:
         """Runs the process until it ends; returns True if it did what a one-shot process is for."""
         try:
             process = self._start()
-        except (PartFailed, OSError, subprocess.SubprocessError) as error:
-            self._fail(str(error))
+        except Exception as error:
+            # Whatever it is, the next try may work; a thread that ends here would leave the child dead.
+            self._fail(f"{self.spec.name} cannot be started: {error}")
             return False
         if process is None:
             return False
@@ -133,7 +135,7 @@ class Child:
         return self._process
 
     def _set_ready(self, ready: bool) -> None:
-        self._was_ready = self._was_ready or ready
+        self.was_ready = self.was_ready or ready
         if ready:
             self.ready.set()
         else:
@@ -172,7 +174,7 @@ class Supervisor:
             child.begin()
         with self._wake:
             self._wake.wait_for(self._is_settled, seconds)
-        waiting = [name for name, child in self.children.items() if not child.ready.is_set()]
+        waiting = [name for name, child in self.children.items() if not child.was_ready]
         for name in waiting:
             if self.children[name].failure:
                 raise PartFailed(f"{name}: {self.children[name].failure}")
@@ -192,7 +194,7 @@ class Supervisor:
 
     def _is_settled(self) -> bool:
         children = self.children.values()
-        return all(child.ready.is_set() for child in children) or any(
+        return all(child.was_ready for child in children) or any(
             child.failure and child.starts >= TRIES for child in children
         )
 
@@ -202,8 +204,10 @@ class Supervisor:
                 state = (child.starts, child.ready.is_set())
                 if state != self._told.get(name, (0, False)) and not self._closing.is_set():
                     self._told[name] = state
-                    self._tell(name, *state)
-            self._on_change()
+                    with suppress(OSError, ValueError):  # nobody reads our output any more
+                        self._tell(name, *state)
+            with suppress(OSError):  # a full disk must not end a child's thread
+                self._on_change()
             self._wake.notify_all()
 
     def _tell(self, name: str, starts: int, ready: bool) -> None:
