@@ -26,7 +26,7 @@ class Settings(DatabaseSettings):
     adapter_store: Path = Field(description="Folder of the content-addressed adapter store; created.")
     adapter_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
-        description=f"Folders, separated by `{os.pathsep}`, from which adapters and bases may be read by path.",
+        description=f"Folders, separated by `{os.pathsep}`, under which callers may name adapters and bases.",
     )
     max_body_bytes: int = Field(
         1024 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest HTTP body but for validation sets."
@@ -35,9 +35,9 @@ class Settings(DatabaseSettings):
         64 * 1024 * 1024, ge=1024, le=1024**3, description="Largest validation set, as JSONL or as a stream."
     )
     max_adapter_bytes: int = Field(
-        512 * 1024 * 1024, ge=1024, le=64 * 1024**3, description="Largest weight file of an adapter."
+        2 * 1024**3, ge=1024, le=64 * 1024**3, description="Largest weight file of an adapter."
     )
-    max_adapter_rank: int = Field(512, ge=1, le=4096, description="Largest rank of an adapter.")
+    max_adapter_rank: int = Field(128, ge=1, le=4096, description="Largest rank of an adapter.")
     max_pins_days: int = Field(
         366, ge=1, le=3660, description="How far ahead the end of a retired version's pins may lie."
     )
@@ -49,6 +49,10 @@ class Settings(DatabaseSettings):
     )
     hub_timeout_seconds: float = Field(
         10.0, ge=1, le=600, description="How long the Hugging Face hub may be silent."
+    )
+
+    hub_endpoint: str = Field(
+        "", description="Address of the Hugging Face hub or a mirror; empty: the public one, or HF_ENDPOINT."
     )
 
     @field_validator("adapter_roots", mode="before")

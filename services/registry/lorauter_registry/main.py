@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 
+from lorauter.lora.check import Limits
+from lorauter.lora.store import AdapterStore
+from lorauter.server.grpc import GrpcServer
+from lorauter.server.run import serve
+from lorauter.store import create_engine
 from lorauter.store.migrate import downgrade, migrate
-from lorauter_registry.config import DatabaseSettings
+from lorauter.telemetry import configure_logging, get_logger
+from lorauter_registry.adapters.folders import RootedFolders
+from lorauter_registry.adapters.hub import HuggingFaceHub
+from lorauter_registry.adapters.wakeups import CeleryWakeups
+from lorauter_registry.api.calls import Calls
+from lorauter_registry.api.grpc import add_registry
+from lorauter_registry.api.rest import create_rest
+from lorauter_registry.config import DatabaseSettings, Settings
+from lorauter_registry.service import Registry
+from lorauter_registry.service.base import Context
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,7 +37,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
         url = str(DatabaseSettings.load().database_url)
         (downgrade if options.down else migrate)(url, options.to)
         return
-    raise SystemExit("not yet")
+    settings = Settings.load()
+    configure_logging("registry", settings.log_level, settings.log_format)
+    asyncio.run(run(settings))
+
+
+async def run(settings: Settings) -> None:
+    """Serves gRPC and REST until a signal."""
+    get_logger(__name__).info("registry.settings.read", **settings.redacted())
+    engine = create_engine(str(settings.database_url), pool_size=settings.threads)
+    wakeups = CeleryWakeups(str(settings.redis_url))
+    limits = Limits(max_rank=settings.max_adapter_rank, max_bytes=settings.max_adapter_bytes)
+    registry = Registry(
+        Context(
+            engine=engine,
+            tenant=settings.tenant,
+            wakeups=wakeups,
+            folders=RootedFolders(settings.adapter_roots),
+            hub=HuggingFaceHub(
+                settings.max_adapter_bytes, settings.hub_timeout_seconds, settings.hub_endpoint
+            ),
+            store=AdapterStore(settings.adapter_store),
+            limits=limits,
+            max_pins=timedelta(days=settings.max_pins_days),
+        )
+    )
+    calls = Calls(registry, settings.threads, settings.watch_seconds)
+    grpc_server = GrpcServer()
+    add_registry(grpc_server, calls, settings.max_validation_set_bytes)
+    app = create_rest(calls, settings.max_body_bytes, settings.max_validation_set_bytes)
+    try:
+        await serve(settings, app, grpc_server)
+    finally:
+        calls.close()
+        wakeups.close()
+        engine.dispose()
 
 
 if __name__ == "__main__":

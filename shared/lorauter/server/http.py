@@ -18,6 +18,9 @@ from lorauter.server.grpc import known_error
 Readiness = Callable[[], Awaitable[str]]
 """Returns an empty text if the service can work, else what it lacks."""
 
+BodyBytes = int | Callable[[str], int]
+"""The largest body, for all routes or by path."""
+
 
 def problem(
     status: int, reason: str, message: str, metadata: Mapping[str, Any] | None = None, path: str = ""
@@ -49,7 +52,7 @@ class Renderer(Protocol):
 
 
 def create_app(
-    title: str, readiness: Readiness, max_body_bytes: int, render: Renderer = problem, **options: Any
+    title: str, readiness: Readiness, max_body_bytes: BodyBytes, render: Renderer = problem, **options: Any
 ) -> FastAPI:
     """Returns an application with /healthz, /readyz and /metrics.
 
@@ -116,7 +119,7 @@ def describe(problems: Sequence[Any]) -> tuple[str, str, dict[str, str]]:
 class BodyLimit:
     """Answers 413 as soon as a body is known to exceed the limit, and counts what is streamed."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, render: Renderer = problem) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: BodyBytes, render: Renderer = problem) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
         self.render = render
@@ -125,10 +128,15 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit = (
+            self.max_body_bytes
+            if isinstance(self.max_body_bytes, int)
+            else self.max_body_bytes(scope["path"])
+        )
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.max_body_bytes:
-            metadata = {"limit_bytes": str(self.max_body_bytes)}
-            refusal = self.render(413, "BODY_TOO_LARGE", self._message(), metadata, scope["path"])
+        if declared.isdigit() and int(declared) > limit:
+            metadata = {"limit_bytes": str(limit)}
+            refusal = self.render(413, "BODY_TOO_LARGE", _too_large(limit), metadata, scope["path"])
             await refusal(scope, receive, send)
             return
         received = 0
@@ -137,12 +145,13 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_body_bytes:
+            if received > limit:
                 # FastAPI turns any other error from reading the body into a 400
-                raise HTTPException(413, self._message())
+                raise HTTPException(413, _too_large(limit))
             return message
 
         await self.app(scope, counted, send)
 
-    def _message(self) -> str:
-        return f"the body is over {self.max_body_bytes} bytes: send less, or in pieces"
+
+def _too_large(limit: int) -> str:
+    return f"the body is over {limit} bytes: send less, or in pieces"

@@ -29,6 +29,7 @@ _NEXT_GENERATION = text(
     "INSERT INTO generation AS g (tenant, value) VALUES (:tenant, 1) "
     "ON CONFLICT (tenant) DO UPDATE SET value = g.value + 1 RETURNING value, clock_timestamp()"
 )
+_GIVE_BACK = text("UPDATE generation SET value = value - 1 WHERE tenant = :tenant")
 
 
 def create_engine(url: str, pool_size: int = 5) -> Engine:
@@ -66,16 +67,19 @@ class Write:
     """The database's clock, later than that of every earlier generation."""
     owed: list[Literal["index", "matching"]] = field(default_factory=list)
     """Topics that owe() was called with, in order: what to wake after the commit."""
-    abandoned: bool = False
 
     def owe(self, topic: Literal["index", "matching"], key: str) -> None:
         """Leaves work for the worker in this transaction: see Outbox."""
         self.session.add(Outbox(tenant=self.tenant, topic=topic, key=key, generation=self.generation))
         self.owed.append(topic)
 
-    def abandon(self) -> None:
-        """Makes the transaction roll back at its end, without an error; its generation is not used."""
-        self.abandoned = True
+    def withdraw(self) -> None:
+        """Gives the generation back, for a write that found nothing to change; commits what else it did.
+
+        Nobody has seen the generation, because its row is locked until the commit.
+        """
+        self.session.connection().execute(_GIVE_BACK, {"tenant": self.tenant})
+        self.generation -= 1
 
 
 @contextmanager
@@ -91,10 +95,7 @@ def write(engine: Engine, tenant: str) -> Iterator[Write]:
         generation, now = session.connection().execute(_NEXT_GENERATION, {"tenant": tenant}).one()
         change = Write(session, tenant, generation, now)
         yield change
-        if change.abandoned:
-            session.rollback()
-        else:
-            session.commit()
+        session.commit()
 
 
 @contextmanager

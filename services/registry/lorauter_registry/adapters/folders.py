@@ -1,0 +1,41 @@
+"""The folders on the registry's machine that callers may name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lorauter.errors import InvalidArgument, NotFound
+
+
+class RootedFolders:
+    """Folders under configured roots; links are resolved before they are judged."""
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self._roots = tuple(root.resolve() for root in roots)
+
+    def allowed(self, path: str) -> Path:
+        """Returns the folder, links resolved.
+
+        Raises InvalidArgument (PATH_NOT_ALLOWED) or, under a root only, NotFound (PATH_NOT_FOUND).
+        """
+        try:
+            folder = Path(path).resolve()
+        except (OSError, ValueError, RuntimeError):
+            raise self._refused() from None
+        if not Path(path).is_absolute() or not any(folder.is_relative_to(root) for root in self._roots):
+            raise self._refused()
+        if not folder.is_dir():
+            raise NotFound(
+                "PATH_NOT_FOUND", f"{path!r} is not a folder on the registry's machine", field="path"
+            )
+        return folder
+
+    def _refused(self) -> InvalidArgument:
+        allowed = ", ".join(str(root) for root in self._roots) or "none is configured"
+        return InvalidArgument(
+            "PATH_NOT_ALLOWED",
+            f"the path is not an absolute one under the registry's roots ({allowed}): "
+            "put the files there, or name the folder in LORAUTER_ADAPTER_ROOTS",
+            field="path",
+        )

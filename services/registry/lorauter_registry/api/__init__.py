@@ -1,0 +1,1 @@
+"""The registry's transports: thin, both over the same service."""

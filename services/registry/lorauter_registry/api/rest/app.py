@@ -1,0 +1,62 @@
+"""The registry's HTTP application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from lorauter.errors import LorauterError
+from lorauter.server.http import create_app
+from lorauter.store import ping
+from lorauter_registry.api.calls import Calls
+from lorauter_registry.api.rest import adapters, operations, pools, tasks
+from lorauter_registry.api.rest.http import Problem
+
+MAX_IMPORT_BYTES = 4 * 1024 * 1024
+"""Largest body of an import of affinities, at least; as large as a gRPC message."""
+
+
+def create_rest(calls: Calls, max_body_bytes: int, max_validation_set_bytes: int) -> FastAPI:
+    """Returns the application; validation sets and imports may be larger than other bodies."""
+
+    def limit(path: str) -> int:
+        if path.endswith("/validation-set"):
+            return max_validation_set_bytes
+        return max(max_body_bytes, MAX_IMPORT_BYTES) if path == "/v1/affinities" else max_body_bytes
+
+    async def readiness() -> str:
+        try:
+            await calls.run(ping, calls.registry.context.engine)
+        except LorauterError as error:
+            return error.message
+        return ""
+
+    app = create_app("lorauter registry", readiness, limit)
+    app.state.calls = calls
+    app.state.max_validation_set_bytes = max_validation_set_bytes
+    for part in (pools, tasks, adapters, operations):
+        app.include_router(part.router)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Returns the document; every error is a problem, never FastAPI's own 422."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        schemas["Problem"] = Problem.model_json_schema()
+        error = {
+            "description": "What was wrong, and what to do.",
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+                operation["responses"]["default"] = error
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,191 @@
+"""Tasks and their versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import tuple_
+from sqlmodel import Session, col, select
+
+from lorauter.errors import AlreadyExists
+from lorauter.identifiers import BASE, encode_generation
+from lorauter.metrics import metric
+from lorauter.prompts import GenerationSpec, PromptSpec, prompt_digest
+from lorauter.store import Write, tables
+from lorauter_registry.domain.answers import DeletedTask, TaskList
+from lorauter_registry.domain.requests import (
+    CreateTask,
+    DeleteTask,
+    GenerationSettingsInput,
+    GetById,
+    ListTasks,
+    PromptInput,
+    UpdateTask,
+)
+from lorauter_registry.domain.resources import Task
+from lorauter_registry.service.base import Part, check_etag, touch
+from lorauter_registry.service.lists import paginate
+from lorauter_registry.service.rows import task_of
+
+
+class Tasks(Part):
+    """Tasks and their versions."""
+
+    def create_task(self, request: CreateTask) -> Task:
+        """Creates a task without a validation set.
+
+        Raises InvalidArgument (UNKNOWN_METRIC), NotFound (POOL_NOT_FOUND) or AlreadyExists (TASK_EXISTS).
+        """
+        metric(request.metric)
+
+        def change(tx: Write) -> Task:
+            self.existing(tx.session, tables.Pool, "pool", request.pool)
+            if tx.session.get(tables.Task, (self.tenant, request.id)):
+                raise AlreadyExists(
+                    "TASK_EXISTS", f"task {request.id!r} exists: update it, or choose another id"
+                )
+            row = tables.Task(
+                tenant=self.tenant,
+                id=request.id,
+                pool=request.pool,
+                description=request.description,
+                metric=request.metric,
+                prompt=_prompt(request.prompt),
+                generation_settings=_settings(request.generation_settings),
+                tags=list(request.tags),
+                generation=tx.generation,
+                create_time=tx.now,
+                update_time=tx.now,
+            )
+            tx.session.add(row)
+            tx.owe("index", row.pool)
+            return task_of(row)
+
+        return self.changing(request, Task, change)
+
+    def get_task(self, request: GetById) -> Task:
+        """Returns a task; raises NotFound (TASK_NOT_FOUND)."""
+        with self.reading() as session:
+            return self.measured(session, [self.existing(session, tables.Task, "task", request.id)])[0]
+
+    def list_tasks(self, request: ListTasks) -> TaskList:
+        """Lists tasks by id; raises NotFound (POOL_NOT_FOUND)."""
+        statement = select(tables.Task).where(tables.Task.tenant == self.tenant)
+        with self.reading() as session:
+            if request.pool:
+                self.existing(session, tables.Pool, "pool", request.pool)
+                statement = statement.where(tables.Task.pool == request.pool)
+            tasks, token = paginate(
+                session,
+                statement,
+                self.tenant,
+                request,
+                [col(tables.Task.id)],
+                lambda rows: self.measured(session, rows),
+            )
+        return TaskList(tasks=tasks, next_page_token=token)
+
+    def update_task(self, request: UpdateTask) -> Task:
+        """Changes a task.
+
+        Another metric, prompt or generation setting makes a new version on the same examples, which is
+        measured again. Raises NotFound (TASK_NOT_FOUND), InvalidArgument (UNKNOWN_METRIC) or Conflict
+        (ETAG_MISMATCH).
+        """
+        if request.metric is not None:
+            metric(request.metric)
+
+        def change(tx: Write) -> Task:
+            row = self.existing(tx.session, tables.Task, "task", request.id, lock=True)
+            check_etag(row, request.etag)
+            before = (row.metric, digest_of(row))
+            _apply(request, row)
+            if row.version and before != (row.metric, digest_of(row)):
+                self._renew(tx, row)
+            touch(row, tx)
+            tx.owe("index", row.pool)
+            return self.measured(tx.session, [row])[0]
+
+        return self.changing(request, Task, change)
+
+    def delete_task(self, request: DeleteTask) -> DeletedTask:
+        """Deletes a task with its versions, examples and affinities.
+
+        Raises NotFound (TASK_NOT_FOUND) or Conflict (ETAG_MISMATCH).
+        """
+
+        def change(tx: Write) -> DeletedTask:
+            row = self.existing(tx.session, tables.Task, "task", request.id, lock=True)
+            check_etag(row, request.etag)
+            tx.session.delete(row)
+            tx.owe("index", row.pool)
+            return DeletedTask(generation=encode_generation(tx.generation))
+
+        return self.changing(request, DeletedTask, change)
+
+    def measured(self, session: Session, rows: Sequence[tables.Task]) -> list[Task]:
+        """Returns the tasks of rows with the scores of the base and of the best adapter."""
+        versions = [(row.id, row.version) for row in rows if row.version]
+        affinity = tables.Affinity
+        statement = (
+            select(affinity)
+            .where(
+                affinity.tenant == self.tenant,
+                tuple_(col(affinity.task_id), col(affinity.task_version)).in_(versions),
+            )
+            .distinct(col(affinity.task_id))
+        )
+        order = (col(affinity.task_id), col(affinity.score).desc(), col(affinity.adapter_id))
+        scores: dict[str, dict[str, Any]] = {}
+        if versions:
+            for base in session.exec(statement.where(affinity.adapter_id == BASE).order_by(*order)):
+                scores.setdefault(base.task_id, {})["base_score"] = base.score
+            for best in session.exec(statement.where(affinity.adapter_id != BASE).order_by(*order)):
+                values = {"best_score": best.score, "best_adapter": best.adapter_id}
+                scores.setdefault(best.task_id, {}).update(values)
+        return [task_of(row, scores.get(row.id)) for row in rows]
+
+    def _renew(self, tx: Write, row: tables.Task) -> None:
+        old = self.existing(tx.session, tables.TaskVersion, "task version", (row.id, row.version))
+        row.version += 1
+        row.state = "REGISTERED"
+        tx.session.add(
+            tables.TaskVersion(
+                tenant=self.tenant,
+                task_id=row.id,
+                version=row.version,
+                metric=row.metric,
+                prompt_digest=digest_of(row),
+                examples_version=old.examples_version,
+                examples_digest=old.examples_digest,
+                example_count=old.example_count,
+                create_time=tx.now,
+            )
+        )
+
+
+def digest_of(row: tables.Task) -> str:
+    """Returns the prompt digest of a task as it is now."""
+    return prompt_digest(PromptSpec.from_json(row.prompt), GenerationSpec.from_json(row.generation_settings))
+
+
+def _apply(request: UpdateTask, row: tables.Task) -> None:
+    if request.description is not None:
+        row.description = request.description
+    if request.metric is not None:
+        row.metric = request.metric
+    if request.prompt is not None:
+        row.prompt = _prompt(request.prompt)
+    if request.generation_settings is not None:
+        row.generation_settings = _settings(request.generation_settings)
+    if request.replace_tags:
+        row.tags = list(request.tags)
+
+
+def _prompt(value: PromptInput) -> dict[str, str]:
+    return PromptSpec.from_json(value.model_dump(mode="json")).to_json()
+
+
+def _settings(value: GenerationSettingsInput) -> dict[str, Any]:
+    return GenerationSpec.from_json(value.model_dump(mode="json")).to_json()
