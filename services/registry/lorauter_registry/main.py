@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
+from fastapi import FastAPI
+
+from lorauter.errors import LorauterError
 from lorauter.lora.check import Limits
 from lorauter.lora.store import AdapterStore
 from lorauter.server.grpc import GrpcServer
@@ -34,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--down", action="store_true", help="go back to REV; `base` drops all tables")
     options = parser.parse_args(arguments)
     if options.command == "migrate":
-        url = str(DatabaseSettings.load().database_url)
-        (downgrade if options.down else migrate)(url, options.to)
+        _migrate(options.to, options.down)
         return
     settings = Settings.load()
     configure_logging("registry", settings.log_level, settings.log_format)
@@ -45,33 +49,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
 async def run(settings: Settings) -> None:
     """Serves gRPC and REST until a signal."""
     get_logger(__name__).info("registry.settings.read", **settings.redacted())
+    with assembled(settings) as parts:
+        await serve(settings, parts.rest, parts.grpc_server)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """The registry, put together but not listening yet."""
+
+    registry: Registry
+    grpc_server: GrpcServer
+    rest: FastAPI
+
+
+@contextmanager
+def assembled(settings: Settings) -> Iterator[Assembly]:
+    """Puts the registry together on its real parts, inside a running event loop; closes them at the end."""
     engine = create_engine(str(settings.database_url), pool_size=settings.threads)
     wakeups = CeleryWakeups(str(settings.redis_url))
-    limits = Limits(max_rank=settings.max_adapter_rank, max_bytes=settings.max_adapter_bytes)
-    registry = Registry(
-        Context(
-            engine=engine,
-            tenant=settings.tenant,
-            wakeups=wakeups,
-            folders=RootedFolders(settings.adapter_roots),
-            hub=HuggingFaceHub(
-                settings.max_adapter_bytes, settings.hub_timeout_seconds, settings.hub_endpoint
-            ),
-            store=AdapterStore(settings.adapter_store),
-            limits=limits,
-            max_pins=timedelta(days=settings.max_pins_days),
-        )
+    context = Context(
+        engine=engine,
+        tenant=settings.tenant,
+        wakeups=wakeups,
+        folders=RootedFolders(settings.adapter_roots),
+        hub=HuggingFaceHub(settings.max_adapter_bytes, settings.hub_timeout_seconds, settings.hub_endpoint),
+        store=AdapterStore(settings.adapter_store),
+        limits=Limits(max_rank=settings.max_adapter_rank, max_bytes=settings.max_adapter_bytes),
+        max_pins=timedelta(days=settings.max_pins_days),
     )
+    registry = Registry(context)
     calls = Calls(registry, settings.threads, settings.watch_seconds)
     grpc_server = GrpcServer()
     add_registry(grpc_server, calls, settings.max_validation_set_bytes)
-    app = create_rest(calls, settings.max_body_bytes, settings.max_validation_set_bytes)
+    rest = create_rest(calls, settings.max_body_bytes, settings.max_validation_set_bytes)
     try:
-        await serve(settings, app, grpc_server)
+        yield Assembly(registry, grpc_server, rest)
     finally:
         calls.close()
         wakeups.close()
         engine.dispose()
+
+
+def _migrate(revision: str, down: bool) -> None:
+    url = str(DatabaseSettings.load().database_url)
+    try:
+        (downgrade if down else migrate)(url, revision)
+    except LorauterError as error:
+        raise SystemExit(f"lorauter-registry migrate: {error.message}") from None
 
 
 if __name__ == "__main__":

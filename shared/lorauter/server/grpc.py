@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -12,7 +12,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from lorauter.errors import Internal, LorauterError
+from lorauter.errors import Internal, InvalidArgument, LorauterError
 from lorauter.telemetry import get_logger
 
 ERROR_DOMAIN = "lorauter"
@@ -78,29 +78,49 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = str(handler_call_details.method)
-        if handler.response_streaming:
-            inner_stream = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            return make(
-                _guard_stream(inner_stream, method), handler.request_deserializer, handler.response_serializer
-            )
-        inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        make = (
-            grpc.stream_unary_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        return make(_guard_unary(inner, method), handler.request_deserializer, handler.response_serializer)
+        streams = (handler.request_streaming, handler.response_streaming)
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[streams]
+        inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        guard = _guard_stream if handler.response_streaming else _guard_unary
+        read = _tolerant(handler.request_deserializer)
+        return make(guard(inner, method), read, handler.response_serializer)
+
+
+class _Malformed:
+    """Stands for a message that could not be read, which gRPC itself would answer with UNKNOWN."""
+
+
+def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    def read(data: bytes) -> Any:
+        assert deserialize is not None
+        try:
+            return deserialize(data)
+        except Exception:
+            return _Malformed()
+
+    return None if deserialize is None else read
+
+
+def _readable(request: Any) -> Any:
+    if isinstance(request, _Malformed):
+        raise InvalidArgument("MALFORMED_MESSAGE", "the message is not one of this call: see its proto")
+    return _readable_stream(request) if hasattr(request, "__aiter__") else request
+
+
+async def _readable_stream(requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _readable(request)
 
 
 def _guard_unary(inner: Any, method: str) -> Any:
     async def call(request: Any, context: Context) -> Any:
         try:
-            return await inner(request, context)
+            return await inner(_readable(request), context)
         except Exception as error:
             await abort(context, error, method)
 
@@ -110,7 +130,7 @@ def _guard_unary(inner: Any, method: str) -> Any:
 def _guard_stream(inner: Any, method: str) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in inner(request, context):
+            async for response in inner(_readable(request), context):
                 yield response
         except Exception as error:
             await abort(context, error, method)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import text
 
-from lorauter.store.session import create_engine
+from lorauter.errors import InvalidArgument
+from lorauter.store.session import create_engine, translated_errors
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -19,13 +21,19 @@ _LOCK = 0x10_4A_07E4
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Upgrades the schema to ``revision`` in one transaction; does nothing if it is there already."""
+    """Upgrades the schema to ``revision`` in one transaction; does nothing if it is there already.
+
+    Raises InvalidArgument (UNKNOWN_REVISION) or Unavailable (DATABASE_UNAVAILABLE).
+    """
     with _config(url) as config:
         command.upgrade(config, revision)
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Takes the schema back to ``revision`` (``base``: nothing is left) in one transaction."""
+    """Takes the schema back to ``revision`` (``base``: nothing is left) in one transaction.
+
+    Raises InvalidArgument (UNKNOWN_REVISION) or Unavailable (DATABASE_UNAVAILABLE).
+    """
     with _config(url) as config:
         command.downgrade(config, revision)
 
@@ -34,11 +42,13 @@ def downgrade(url: str, revision: str) -> None:
 def _config(url: str) -> Iterator[Config]:
     engine = create_engine(url, pool_size=1)
     try:
-        with engine.begin() as connection:
+        with translated_errors(), engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             config = Config()
             config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
             config.attributes["connection"] = connection
             yield config
+    except CommandError as error:
+        raise InvalidArgument("UNKNOWN_REVISION", f"{error}: name a revision of this version") from None
     finally:
         engine.dispose()

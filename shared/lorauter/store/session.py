@@ -91,7 +91,7 @@ def write(engine: Engine, tenant: str) -> Iterator[Write]:
     (DATABASE_UNAVAILABLE) when PostgreSQL is away, which may also happen at the commit: then the
     caller cannot know the outcome, and repeats with the same request_id.
     """
-    with _translated_errors(), Session(engine, expire_on_commit=False) as session:
+    with translated_errors(), Session(engine, expire_on_commit=False) as session:
         generation, now = session.connection().execute(_NEXT_GENERATION, {"tenant": tenant}).one()
         change = Write(session, tenant, generation, now)
         yield change
@@ -105,18 +105,19 @@ def read(engine: Engine) -> Iterator[Session]:
     Raises Unavailable (DATABASE_UNAVAILABLE) when PostgreSQL is away.
     """
     snapshot = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-    with _translated_errors(), Session(snapshot, expire_on_commit=False) as session:
+    with translated_errors(), Session(snapshot, expire_on_commit=False) as session:
         yield session
 
 
 def ping(engine: Engine) -> None:
     """Returns if PostgreSQL answers, else raises Unavailable (DATABASE_UNAVAILABLE)."""
-    with _translated_errors(), engine.connect() as connection:
+    with translated_errors(), engine.connect() as connection:
         connection.execute(text("SELECT 1"))
 
 
 @contextmanager
-def _translated_errors() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
+    """Turns the driver's errors for a database that is away into Unavailable (DATABASE_UNAVAILABLE)."""
     try:
         yield
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:

@@ -27,7 +27,7 @@ class RootedFolders:
             raise self._refused()
         if not folder.is_dir():
             raise NotFound(
-                "PATH_NOT_FOUND", f"{path!r} is not a folder on the registry's machine", field="path"
+                "PATH_NOT_FOUND", f"{path[:200]!r} is not a folder on the registry's machine", field="path"
             )
         return folder
 
