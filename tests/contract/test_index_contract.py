@@ -183,6 +183,18 @@ def test_verify_is_sound_only_when_the_expected_snapshot_is_there(index, tenant)
     assert not index.verify(replace(snap, generation=3), sets).current
 
 
+def test_a_lower_generation_is_published_when_the_tenant_was_cleared(index, tenant):
+    other = tenant + "-other"
+    publish(index, snapshot(other, 3, [task(5)]))
+    publish(index, snapshot(tenant, 9, [task(1), task(2)]))
+    index.clear(tenant)
+    assert index.published(tenant) is None
+    report = publish(index, snapshot(tenant, 1, [task(1)]))
+    assert (report.moved, report.deleted) == (True, 0)
+    assert [t.task_id for t in index.read(tenant).pools["main"].tasks] == ["task-001"]
+    assert index.read(other).generation == 3
+
+
 def test_publish_refuses_when_a_figure_is_not_finite(index, tenant):
     snap = snapshot(tenant, 1, [task(1, affinities=[Affinity("a", 1, float("nan"), 1, 0.0)])])
     with pytest.raises(ValueError, match="JSON"):

@@ -6,8 +6,9 @@ from lorauter.encoder.encoder import (
     SentenceEncoder,
     encoder_directory,
     load_encoder,
+    preload,
 )
-from lorauter.encoder.files import files_digest, spaced
+from lorauter.encoder.files import files_digest
 
 __all__ = [
     "DEFAULT_ENCODER",
@@ -16,5 +17,5 @@ __all__ = [
     "encoder_directory",
     "files_digest",
     "load_encoder",
-    "spaced",
+    "preload",
 ]

@@ -1,15 +1,11 @@
-"""What identifies an encoder, and which of a task's examples it sees."""
+"""What identifies an encoder."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from lorauter.errors import FailedPrecondition
-
-Item = TypeVar("Item")
 
 _SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model"})
 """Weights, pooling, tokenizer and their configs; not the model card."""
@@ -33,10 +29,3 @@ def files_digest(directory: Path) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         total.update(f"{path.relative_to(directory).as_posix()} {content}\n".encode())
     return "sha256:" + total.hexdigest()
-
-
-def spaced(items: Sequence[Item], limit: int) -> list[Item]:
-    """Returns at most ``limit`` items, evenly spaced, the first among them, in their order."""
-    if len(items) <= limit:
-        return list(items)
-    return [items[position * len(items) // limit] for position in range(limit)]

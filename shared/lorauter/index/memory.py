@@ -51,6 +51,12 @@ class MemoryIndex:
         held = self._points.get(snapshot.tenant, set())
         return IndexCheck(current, len(_points(snapshot, examples) - held))
 
+    def clear(self, tenant: str) -> None:
+        """See SnapshotIndex."""
+        with self._lock:
+            self._snapshots.pop(tenant, None)
+            self._points.pop(tenant, None)
+
     def close(self) -> None:
         """See SnapshotIndex."""
 

@@ -74,5 +74,8 @@ class SnapshotIndex(Protocol):
     def verify(self, snapshot: Snapshot, examples: Sequence[ExampleSet]) -> IndexCheck:
         """Compares the index with a snapshot of the generation that should be published."""
 
+    def clear(self, tenant: str) -> None:
+        """Deletes all of a tenant, marker first; for a registry that was restored or made anew."""
+
     def close(self) -> None:
         """Releases connections."""

@@ -28,13 +28,10 @@ from lorauter.errors import Unavailable
 from lorauter.index import collections as layout
 from lorauter.index.codec import (
     Payload,
-    TaskPoint,
     Tree,
     decode,
     decode_task,
     encode,
-    example_points,
-    example_set_digest,
     marker_id,
     point_id,
     task_ids,
@@ -43,6 +40,7 @@ from lorauter.index.codec import (
 from lorauter.index.collections import DENSE, LEXICAL, Collections, reachable
 from lorauter.index.memory import index_empty
 from lorauter.index.port import ExampleSet, IndexCheck, PublishReport
+from lorauter.index.qdrant_writer import SnapshotWriter, of_tenant
 from lorauter.routing.model import Snapshot, Task
 
 READ_ATTEMPTS = 5
@@ -108,41 +106,54 @@ class QdrantIndex:
         """See SnapshotIndex."""
         tree = encode(snapshot)
         names = Collections.of(self._prefix, snapshot.encoder_digest)
-        has_vectors = bool(tree.tasks)
+        writer = SnapshotWriter(self._client, names, snapshot, tree, examples)
         with reachable():
             layout.ensure(self._client, names, _dimension(tree))
-            written = self._write_tasks(names, snapshot, tree) if has_vectors else 0
-            written += self._write_examples(names, snapshot, examples) if has_vectors else 0
-            written += self._write_root(snapshot, tree)
-            moved = self._move_marker(snapshot, tree)
+            written = writer.write_tasks() + writer.write_examples() + writer.write_root()
+            writer.move_marker()
             deleted = 0
-            if moved:
+            if moved := self._is_published(snapshot, tree):
                 layout.point_aliases(self._client, self._prefix, names)
-                deleted = self._delete_unreachable(names, snapshot, tree, examples)
-                written += self._write_tasks(names, snapshot, tree) if has_vectors else 0
+                if self._is_published(snapshot, tree):
+                    deleted = writer.delete_unreachable()
+                written += writer.write_tasks()  # an older publisher may have cleaned up meanwhile
         return PublishReport(tree.digest, written, deleted, moved)
 
     def verify(self, snapshot: Snapshot, examples: Sequence[ExampleSet]) -> IndexCheck:
         """See SnapshotIndex."""
         tree = encode(snapshot)
-        current = self.published(snapshot.tenant) == (snapshot.generation, tree.digest)
+        current = self._is_published(snapshot, tree)
         names = Collections.of(self._prefix, snapshot.encoder_digest)
-        expected = 1 + len(tree.tasks) + sum(len(part.vectors) for part in examples)
+        writer = SnapshotWriter(self._client, names, snapshot, tree, examples)
+        expected = 1 + len(tree.tasks) + writer.example_count
         try:
             with reachable():
                 found = len(layout.present(self._client, self._profiles, [tree.root_id]))
                 if tree.tasks:
                     found += len(layout.present(self._client, names.tasks, list(tree.tasks)))
-                    found += self._count_examples(names, _sets(snapshot, examples))
+                    found += writer.count_examples()
         except Unavailable as error:
             if not layout.is_absent(error):
                 raise
             found = 0
         return IndexCheck(current, expected - found)
 
+    def clear(self, tenant: str) -> None:
+        """See SnapshotIndex."""
+        chosen = models.FilterSelector(filter=models.Filter(must=[of_tenant(tenant)]))
+        with reachable():
+            held = {alias.alias_name for alias in self._client.get_aliases().aliases}
+            for role in ("profiles", "tasks", "examples"):
+                if self._prefix + role in held:
+                    self._client.delete(self._prefix + role, chosen, wait=True)
+        self._tasks.pop(tenant, None)
+
     def close(self) -> None:
         """See SnapshotIndex."""
         self._client.close()
+
+    def _is_published(self, snapshot: Snapshot, tree: Tree) -> bool:
+        return self.published(snapshot.tenant) == (snapshot.generation, tree.digest)
 
     def _payload(self, id_: str) -> Payload | None:
         with reachable():
@@ -177,118 +188,9 @@ class QdrantIndex:
                 records = self._client.retrieve(collection, batch, with_payload=True, with_vectors=True)
             yield from records
 
-    def _write_tasks(self, names: Collections, snapshot: Snapshot, tree: Tree) -> int:
-        held = layout.present(self._client, names.tasks, list(tree.tasks))
-        points = [_task_point(p, snapshot.generation) for id_, p in tree.tasks.items() if id_ not in held]
-        self._upsert(names.tasks, points)
-        return len(points)
-
-    def _write_examples(self, names: Collections, snapshot: Snapshot, examples: Sequence[ExampleSet]) -> int:
-        """Writes the sets whose last point, written last, is missing; all incomplete ones if any is."""
-        sets = _sets(snapshot, examples)
-        last = {
-            point_id(f"{digest}:{len(part.vectors) - 1}"): digest
-            for digest, part in sets.items()
-            if len(part.vectors)
-        }
-        held = {last[id_] for id_ in layout.present(self._client, names.examples, list(last))}
-        written = sum(
-            self._write_set(names, snapshot, part) for digest, part in sets.items() if digest not in held
-        )
-        if self._count_examples(names, sets) != sum(len(part.vectors) for part in sets.values()):
-            written += sum(
-                self._write_set(names, snapshot, part)
-                for digest, part in sets.items()
-                if self._count_examples(names, {digest: part}) != len(part.vectors)
-            )
-        return written
-
-    def _write_set(self, names: Collections, snapshot: Snapshot, part: ExampleSet) -> int:
-        points = [
-            models.PointStruct(
-                id=id_,
-                vector={DENSE: vector.astype(float).tolist()},
-                payload={**payload, "generation": snapshot.generation},
-            )
-            for id_, payload, vector in example_points(snapshot.tenant, part)
-        ]
-        self._upsert(names.examples, points)
-        return len(points)
-
-    def _count_examples(self, names: Collections, sets: dict[str, ExampleSet]) -> int:
-        if not sets:
-            return 0
-        chosen = models.Filter(must=[_match_any("set", list(sets))])
-        return self._client.count(names.examples, count_filter=chosen, exact=True).count
-
-    def _write_root(self, snapshot: Snapshot, tree: Tree) -> int:
-        if layout.present(self._client, self._profiles, [tree.root_id]):
-            return 0
-        self._upsert(self._profiles, [models.PointStruct(id=tree.root_id, vector={}, payload=tree.root)])
-        return 1
-
-    def _move_marker(self, snapshot: Snapshot, tree: Tree) -> bool:
-        marker = models.PointStruct(
-            id=marker_id(snapshot.tenant),
-            vector={},
-            payload={"tenant": snapshot.tenant, "generation": snapshot.generation, "root": tree.digest},
-        )
-        self._client.upsert(
-            self._profiles,
-            [marker],
-            wait=True,
-            ordering=models.WriteOrdering.STRONG,
-            update_filter=models.Filter(must=[_up_to(snapshot.generation)]),
-        )
-        return self._is_published(snapshot, tree)
-
-    def _is_published(self, snapshot: Snapshot, tree: Tree) -> bool:
-        return self.published(snapshot.tenant) == (snapshot.generation, tree.digest)
-
-    def _delete_unreachable(
-        self, names: Collections, snapshot: Snapshot, tree: Tree, examples: Sequence[ExampleSet]
-    ) -> int:
-        """Deletes points of this and older generations that the published root does not name.
-
-        Points of newer generations are left: their publisher has not moved the marker yet.
-        """
-        if not self._is_published(snapshot, tree):
-            return 0
-        has_id = models.HasIdCondition(has_id=[tree.root_id, marker_id(snapshot.tenant)])
-        deleted = self._delete(self._profiles, snapshot, has_id)
-        if self._client.collection_exists(names.tasks):
-            deleted += self._delete(names.tasks, snapshot, models.HasIdCondition(has_id=list(tree.tasks)))
-        if self._client.collection_exists(names.examples):
-            kept = _match_any("set", list(_sets(snapshot, examples)))
-            deleted += self._delete(names.examples, snapshot, kept)
-        return deleted
-
-    def _delete(self, collection: str, snapshot: Snapshot, kept: models.Condition) -> int:
-        tenant = models.FieldCondition(key="tenant", match=models.MatchValue(value=snapshot.tenant))
-        chosen = models.Filter(must=[tenant, _up_to(snapshot.generation)], must_not=[kept])
-        count = self._client.count(collection, count_filter=chosen, exact=True).count
-        if count:
-            self._client.delete(collection, models.FilterSelector(filter=chosen), wait=True)
-        return count
-
-    def _upsert(self, collection: str, points: list[models.PointStruct]) -> None:
-        for start in range(0, len(points), layout.POINT_BATCH):
-            self._client.upsert(collection, points[start : start + layout.POINT_BATCH], wait=True)
-
-
-def _sets(snapshot: Snapshot, examples: Sequence[ExampleSet]) -> dict[str, ExampleSet]:
-    return {example_set_digest(snapshot.tenant, part): part for part in examples}
-
 
 def _dimension(tree: Tree) -> int | None:
     return next((len(point.centroid) for point in tree.tasks.values()), None)
-
-
-def _task_point(point: TaskPoint, generation: int) -> models.PointStruct:
-    vector: dict[str, models.Vector] = {DENSE: point.centroid.astype(float).tolist()}
-    if point.terms:
-        vector[LEXICAL] = models.SparseVector(indices=list(point.terms), values=list(point.terms.values()))
-    return models.PointStruct(id=point.id, vector=vector, payload={**point.payload, "generation": generation})
 
 
 def _task_of(record: models.Record) -> Task:
@@ -300,11 +202,3 @@ def _task_of(record: models.Record) -> Task:
         values = np.asarray(lexical.values, dtype=np.float32).tolist()
         terms = dict(zip(lexical.indices, values, strict=True))
     return decode_task(record.payload, np.asarray(record.vector[DENSE], dtype=np.float32), terms)
-
-
-def _up_to(generation: int) -> models.FieldCondition:
-    return models.FieldCondition(key="generation", range=models.Range(lte=generation))
-
-
-def _match_any(key: str, values: list[str]) -> models.FieldCondition:
-    return models.FieldCondition(key=key, match=models.MatchAny(any=values))

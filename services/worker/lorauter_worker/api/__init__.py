@@ -1,0 +1,1 @@
+"""The worker's own HTTP: health, readiness and metrics."""

@@ -1,0 +1,80 @@
+"""What the worker reads from its environment."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import NoDecode
+
+from lorauter.encoder import DEFAULT_ENCODER
+from lorauter.settings import HttpUrl, PostgresUrl, RedisUrl, ServiceSettings, url_field
+
+Topic = Literal["index", "matching"]
+
+
+class Settings(ServiceSettings):
+    """What the worker needs."""
+
+    database_url: PostgresUrl = url_field("DATABASE_URL", "PostgreSQL: `postgresql://user@host:port/name`.")
+    redis_url: RedisUrl = url_field("REDIS_URL", "Broker that carries wake-ups: `redis://host:port/0`.")
+    qdrant_url: HttpUrl = url_field("QDRANT_URL", "Index: `http://host:6333`.")
+    queues: Annotated[tuple[Topic, ...], NoDecode] = Field(
+        ("index", "matching"),
+        min_length=1,
+        description="Work that it does, separated by commas: `index` (with the encoder), `matching`.",
+    )
+    concurrency: int = Field(
+        1, ge=1, le=64, description="Child processes; each one of `index` holds an encoder."
+    )
+    encoder: str = Field(
+        DEFAULT_ENCODER,
+        description="Sentence encoder: `all-minilm-l6-v2`, a directory, or a hub id in the local cache.",
+    )
+    encoder_threads: int = Field(1, ge=1, le=64, description="CPU threads of the encoder.")
+    representation_examples: int = Field(
+        256, ge=1, le=100_000, description="Most examples of a task that are embedded, evenly spaced."
+    )
+    lease_seconds: float = Field(
+        10.0, ge=0.5, le=600, description="How long claimed work stays with a silent worker."
+    )
+    heartbeat_seconds: float = Field(
+        3.0, ge=0.1, le=200, description="How often a lease is renewed; less than half of it."
+    )
+    sweep_seconds: float = Field(
+        2.0, ge=0.1, le=60, description="How often due work is looked for without a wake-up."
+    )
+    reconcile_seconds: float = Field(
+        30.0, ge=0.5, le=86_400, description="How often the whole index is compared with the registry."
+    )
+    slice_seconds: float = Field(
+        20.0, ge=0.1, le=120, description="How long a task works before it makes room for another."
+    )
+    max_attempts: int = Field(
+        20, ge=1, le=1000, description="Failures in a row after which a matching is given up."
+    )
+    matching_batch: int = Field(
+        256, ge=1, le=1024, description="Evaluations in one call to a backend: what a kill can lose."
+    )
+    matching_examples: int = Field(
+        256, ge=1, le=100_000, description="Most examples of a task that an adapter is measured on."
+    )
+    evaluation_timeout_seconds: float = Field(
+        100.0, ge=1, le=170, description="How long one call to a backend may take, with its retries."
+    )
+    index_timeout_seconds: float = Field(
+        10.0, ge=1, le=120, description="How long one call to the index may take."
+    )
+
+    @field_validator("queues", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        return value
+
+    @model_validator(mode="after")
+    def _heartbeat_fits_lease(self) -> Self:
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError("LORAUTER_HEARTBEAT_SECONDS must be at most half of LORAUTER_LEASE_SECONDS")
+        return self

@@ -1,0 +1,1 @@
+"""Pure rules of the worker: no database, no network, no clock."""

@@ -1,0 +1,76 @@
+"""Which versions of an adapter are routed to, matched, pinned or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from lorauter.routing.model import Adapter
+from lorauter.store.serving import served_version
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of an adapter, as the registry has it."""
+
+    version: int
+    digest: str
+    state: str
+    pins_until: datetime | None = None
+    successor: str = ""
+
+
+REFUSALS = {"RETIRED": "ADAPTER_RETIRED", "QUARANTINED": "ADAPTER_QUARANTINED"}
+"""Why pins of a version in this state are refused."""
+
+_KNOWN = frozenset({"ACTIVE", "DRAINING", *REFUSALS})
+"""States in which routers know a version; the others never were servable."""
+
+
+def matched_versions(aliases: Mapping[str, int], versions: Sequence[Version]) -> list[int]:
+    """Returns the versions worth measuring: the one that is served, and the newest active one."""
+    states = {version.version: version.state for version in versions}
+    active = [version for version, state in states.items() if state == "ACTIVE"]
+    return sorted({served_version(aliases, states), max(active, default=0)} - {0})
+
+
+def routed_version(
+    aliases: Mapping[str, int], versions: Sequence[Version], measured: Mapping[int, int]
+) -> int:
+    """Returns the version that takes part in decisions, or 0.
+
+    That is the served version, unless another active one is measured on more tasks (``measured``: number
+    of tasks by version): a new version takes over when it is as well known as the one before.
+    """
+    states = {version.version: version.state for version in versions}
+    served = served_version(aliases, states)
+    active = sorted((version for version, state in states.items() if state == "ACTIVE"), reverse=True)
+    order = [served, *active] if served else active
+    return max(order, key=lambda version: measured.get(version, 0), default=0)
+
+
+def servable(
+    adapter_id: str, aliases: Mapping[str, int], versions: Sequence[Version], routed: int
+) -> list[Adapter]:
+    """Returns what routers need to know of an adapter: its versions that are or were servable."""
+    return [
+        Adapter(
+            adapter_id=adapter_id,
+            version=version.version,
+            digest=version.digest,
+            routable=version.version == routed,
+            aliases=tuple(sorted(name for name, target in aliases.items() if target == version.version)),
+            pins_until=_pins_until(version),
+            refusal=REFUSALS.get(version.state, ""),
+            successor=version.successor,
+        )
+        for version in versions
+        if version.state in _KNOWN
+    ]
+
+
+def _pins_until(version: Version) -> float | None:
+    if version.state != "DRAINING" or version.pins_until is None:
+        return None
+    return version.pins_until.timestamp()

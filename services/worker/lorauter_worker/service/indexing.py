@@ -1,0 +1,137 @@
+"""Brings the index to the newest generation, and repairs it where it differs from the registry."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, text
+
+from lorauter.errors import Unavailable
+from lorauter.index import SnapshotIndex
+from lorauter.telemetry import get_logger
+from lorauter_worker import telemetry
+from lorauter_worker.config import Settings
+from lorauter_worker.ports import Wakeups
+from lorauter_worker.service import outbox
+from lorauter_worker.service.automatching import start_matchings
+from lorauter_worker.service.embeddings import OutOfTime
+from lorauter_worker.service.lease import LeaseLost, held
+from lorauter_worker.service.projection import Projection, Projector
+from lorauter_worker.service.publishing import record_published
+
+_log = get_logger(__name__)
+
+_TENANTS = text("SELECT tenant, value FROM generation")
+
+
+@dataclass(frozen=True, slots=True)
+class Indexer:
+    """Does the outbox's index work. One at a time in a process."""
+
+    engine: Engine
+    index: SnapshotIndex
+    projector: Projector
+    wakeups: Wakeups
+    settings: Settings
+    owner: str
+
+    def drain(self) -> None:
+        """Does all due index work, for at most a slice; what is left is done at the next wake-up."""
+        deadline = time.monotonic() + self.settings.slice_seconds
+        while time.monotonic() < deadline:
+            claim = outbox.claim(self.engine, "index", self.owner, self.settings.lease_seconds)
+            if claim is None:
+                return
+            self._handle(claim, deadline)
+        self.wakeups.wake("index")
+
+    def reconcile(self) -> int:
+        """Compares every tenant's index with its registry, and publishes again where they differ.
+
+        Returns the number of repairs. Tenants with index work left are not looked at: that work is what
+        brings the index up to date.
+        """
+        repaired = 0
+        with self.engine.connect() as connection:
+            tenants = connection.execute(_TENANTS).all()
+        for tenant, _ in tenants:
+            repaired += self._reconcile_tenant(tenant)
+        return repaired
+
+    def _handle(self, claim: outbox.Claim, deadline: float) -> None:
+        began = time.monotonic()
+        with held(self.engine, claim, self.settings.lease_seconds, self.settings.heartbeat_seconds) as lease:
+            try:
+                projection = self.projector.project(claim.tenant, deadline)
+                lease.check()
+                self._publish(claim, projection)
+                telemetry.PROJECTION_SECONDS.observe(time.monotonic() - began)
+            except OutOfTime:
+                outbox.carry_on(self.engine, claim)
+            except LeaseLost:
+                _log.warning("worker.index.lease_lost", tenant=claim.tenant)
+            except Exception as error:
+                outbox.fail(self.engine, claim, error)
+
+    def _publish(self, claim: outbox.Claim, projection: Projection | None) -> None:
+        if projection is None:
+            with self.engine.begin() as connection:
+                outbox.finish(connection, claim)
+            return
+        snapshot = projection.snapshot
+        report = self.index.publish(snapshot, projection.examples)
+        with self.engine.begin() as connection:
+            record_published(connection, projection)
+            outbox.fulfil(connection, claim, snapshot.generation)
+        telemetry.PROJECTIONS.labels(result="published" if report.moved else "overtaken").inc()
+        _log.info(
+            "worker.snapshot.published",
+            tenant=snapshot.tenant,
+            generation=snapshot.generation,
+            written=report.written,
+            deleted=report.deleted,
+            moved=report.moved,
+        )
+        if start_matchings(self.engine, snapshot.tenant):
+            self.wakeups.wake("matching")
+
+    def _reconcile_tenant(self, tenant: str) -> int:
+        marker = self.index.published(tenant)
+        try:
+            projection = self.projector.project(tenant, time.monotonic() + self.settings.slice_seconds)
+        except OutOfTime:
+            return 0
+        if projection is None or outbox.is_owed(self.engine, tenant):
+            return 0
+        snapshot = projection.snapshot
+        if marker is not None and marker[0] > snapshot.generation:
+            # The marker was read first, so the registry itself went back: it was restored or made anew.
+            self.index.clear(tenant)
+        elif self.index.verify(snapshot, projection.examples).is_sound:
+            return 0
+        report = self.index.publish(snapshot, projection.examples)
+        if not report.moved:
+            return 0
+        with self.engine.begin() as connection:
+            record_published(connection, projection)
+        telemetry.REPAIRS.inc()
+        _log.warning("worker.index.repaired", tenant=tenant, written=report.written)
+        return 1
+
+
+def marker_is_behind(engine: Engine, index: SnapshotIndex) -> bool:
+    """Returns whether any tenant's marker is not where its last publishing left it; cheap."""
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT tenant, published FROM generation WHERE published IS NOT NULL")
+        ).all()
+    for tenant, published in rows:
+        telemetry.PUBLISHED.labels(tenant=tenant).set(published)
+        try:
+            marker = index.published(tenant)
+        except Unavailable:
+            return False
+        if marker is None or marker[0] < published:
+            return True
+    return False

@@ -1,0 +1,183 @@
+"""Claims work from the outbox, and lets only the newest claim finish it.
+
+All times are the database's. A claim pushes the row's next try back before anything is done, so that
+work that kills its worker cannot spin.
+"""
+
+# ruff: noqa: S608 - only constants of this file are put together
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine, text
+
+from lorauter.errors import LorauterError
+from lorauter.telemetry import get_logger
+from lorauter_worker import telemetry
+from lorauter_worker.config import Topic
+
+_log = get_logger(__name__)
+
+FIRST_DELAY_SECONDS = 1.0
+"""Pause after the first failure; it doubles with every one in a row."""
+
+LONGEST_DELAY_SECONDS = 300.0
+"""Longest pause between two tries."""
+
+_FREE = "available_at <= clock_timestamp() AND (lease_until IS NULL OR lease_until <= clock_timestamp())"
+
+# A tenant's index work is one projection and an operation is one job: whoever holds a part holds all.
+_CLAIM = text(f"""
+WITH free AS MATERIALIZED (SELECT id, tenant, key FROM outbox WHERE topic = :topic AND {_FREE}),
+first AS (
+    SELECT tenant, key FROM free
+    WHERE NOT EXISTS (
+        SELECT 1 FROM outbox held
+        WHERE held.topic = :topic AND held.tenant = free.tenant AND (:topic = 'index' OR held.key = free.key)
+          AND held.lease_until > clock_timestamp())
+    ORDER BY id LIMIT 1),
+chosen AS (
+    SELECT o.id FROM outbox o JOIN first f ON o.tenant = f.tenant AND (:topic = 'index' OR o.key = f.key)
+    WHERE o.topic = :topic AND o.available_at <= clock_timestamp()
+      AND (o.lease_until IS NULL OR o.lease_until <= clock_timestamp())
+    ORDER BY o.id FOR UPDATE OF o SKIP LOCKED)
+UPDATE outbox SET
+    lease_owner = :owner,
+    lease_until = clock_timestamp() + make_interval(secs => :lease),
+    fence = fence + 1,
+    attempts = attempts + 1,
+    available_at = clock_timestamp() + make_interval(
+        secs => least(:longest, :first * power(2, least(attempts, 20))) * (0.75 + random() / 2))
+FROM chosen WHERE outbox.id = chosen.id
+RETURNING outbox.id, outbox.tenant, outbox.key, outbox.fence, outbox.attempts, outbox.generation
+""")
+
+_MINE = "(id, fence) IN (SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:fences AS bigint[])))"
+_EXTEND = text(
+    f"UPDATE outbox SET lease_until = clock_timestamp() + make_interval(secs => :lease) WHERE {_MINE}"
+)
+_RELEASE = text(f"UPDATE outbox SET lease_until = NULL, lease_owner = '', last_error = :error WHERE {_MINE}")
+_CONTINUE = text(
+    "UPDATE outbox SET lease_until = NULL, lease_owner = '', last_error = '', attempts = 0, "
+    f"available_at = clock_timestamp() WHERE {_MINE}"
+)
+_FINISH = text(f"DELETE FROM outbox WHERE {_MINE}")
+_FULFIL = text(
+    "DELETE FROM outbox WHERE tenant = :tenant AND topic = 'index' AND generation <= :generation "
+    f"AND ({_MINE} OR lease_until IS NULL OR lease_until <= clock_timestamp())"
+)
+_HELD = text(f"SELECT id FROM outbox WHERE {_MINE} FOR UPDATE")
+_OWED = text("SELECT EXISTS (SELECT 1 FROM outbox WHERE tenant = :tenant AND topic = 'index')")
+_BACKLOG = text(
+    "SELECT count(*), COALESCE(EXTRACT(EPOCH FROM clock_timestamp() - min(create_time)), 0), "
+    f"count(*) FILTER (WHERE {_FREE}) FROM outbox WHERE topic = :topic"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Outbox rows held under a lease: all free ones of a tenant (index) or an operation (matching).
+
+    ``fences`` are the claim's numbers by row; ``attempts`` counts tries in a row, this one included.
+    """
+
+    tenant: str
+    topic: Topic
+    key: str
+    fences: Mapping[int, int]
+    attempts: int
+
+    def parameters(self) -> dict[str, object]:
+        """Returns what names the rows in a statement."""
+        return {"ids": list(self.fences), "fences": list(self.fences.values())}
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Rows of a topic; the age of the oldest in seconds; how many of them nobody holds and are due."""
+
+    depth: int
+    age_seconds: float
+    due: int
+
+
+def claim(engine: Engine, topic: Topic, owner: str, lease_seconds: float) -> Claim | None:
+    """Claims the work that waits longest, or returns None if there is none that nobody holds."""
+    values = {
+        "topic": topic,
+        "owner": owner,
+        "lease": lease_seconds,
+        "first": FIRST_DELAY_SECONDS,
+        "longest": LONGEST_DELAY_SECONDS,
+    }
+    with engine.begin() as connection:
+        rows = connection.execute(_CLAIM, values).all()
+    if not rows:
+        return None
+    return Claim(
+        tenant=rows[0].tenant,
+        topic=topic,
+        key=rows[0].key,
+        fences={row.id: row.fence for row in rows},
+        attempts=max(row.attempts for row in rows),
+    )
+
+
+def extend(engine: Engine, held: Claim, lease_seconds: float) -> bool:
+    """Renews the lease; returns False if no row of it is left to this claim."""
+    with engine.begin() as connection:
+        return connection.execute(_EXTEND, {**held.parameters(), "lease": lease_seconds}).rowcount > 0
+
+
+def release(engine: Engine, held: Claim, error: str) -> None:
+    """Frees the rows after a failure, to be tried again when their delay is over."""
+    with engine.begin() as connection:
+        connection.execute(_RELEASE, {**held.parameters(), "error": error[:2000]})
+
+
+def fail(engine: Engine, held: Claim, error: Exception) -> None:
+    """Logs a failure and frees the rows. An expected error is a warning, any other a defect."""
+    telemetry.FAILURES.labels(topic=held.topic).inc()
+    if isinstance(error, LorauterError):
+        _log.warning("worker.work.failed", topic=held.topic, reason=error.reason, attempts=held.attempts)
+        release(engine, held, f"{error.reason}: {error.message}")
+        return
+    _log.error("worker.work.failed", topic=held.topic, attempts=held.attempts, exc_info=error)
+    release(engine, held, f"{type(error).__name__}: {error}")
+
+
+def carry_on(engine: Engine, held: Claim) -> None:
+    """Frees the rows after some progress: they are due at once, and their failures forgotten."""
+    with engine.begin() as connection:
+        connection.execute(_CONTINUE, held.parameters())
+
+
+def fulfil(connection: Connection, held: Claim, generation: int) -> int:
+    """Deletes index work up to a published generation, this claim's and what nobody holds."""
+    values = {**held.parameters(), "tenant": held.tenant, "generation": generation}
+    return connection.execute(_FULFIL, values).rowcount
+
+
+def finish(connection: Connection, held: Claim) -> None:
+    """Deletes the claim's rows."""
+    connection.execute(_FINISH, held.parameters())
+
+
+def still_holds(connection: Connection, held: Claim) -> bool:
+    """Returns whether nobody claimed the rows since, and locks them until the transaction ends."""
+    return bool(connection.execute(_HELD, held.parameters()).all())
+
+
+def is_owed(engine: Engine, tenant: str) -> bool:
+    """Returns whether a tenant has index work left, held or not."""
+    with engine.connect() as connection:
+        return bool(connection.execute(_OWED, {"tenant": tenant}).scalar_one())
+
+
+def backlog(engine: Engine, topic: Topic) -> Backlog:
+    """Returns how much work there is."""
+    with engine.connect() as connection:
+        depth, age, due = connection.execute(_BACKLOG, {"topic": topic}).one()
+    return Backlog(int(depth), float(age), int(due))

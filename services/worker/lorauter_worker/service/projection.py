@@ -1,0 +1,148 @@
+"""Projects the registry to a snapshot of exactly one generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from lorauter.encoder import Encoder
+from lorauter.identifiers import BASE
+from lorauter.index import ExampleSet
+from lorauter.routing import TaskExamples, fit_profile
+from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task
+from lorauter.store import read
+from lorauter_worker.domain.scores import kept_affinities
+from lorauter_worker.domain.versions import routed_version, servable
+from lorauter_worker.service.representations import Representations
+from lorauter_worker.service.state import (
+    AdapterState,
+    PoolState,
+    RegistryState,
+    TaskState,
+    measured_tasks,
+    read_generation,
+    read_state,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projection:
+    """A snapshot, the vectors behind it, and the task versions (id, version) that it holds."""
+
+    snapshot: Snapshot
+    examples: Sequence[ExampleSet]
+    tasks: Sequence[tuple[str, int]]
+
+
+class Projector:
+    """Projects tenants; remembers representations and each tenant's newest projection."""
+
+    def __init__(self, engine: Engine, encoder: Encoder, examples: int) -> None:
+        self._engine = engine
+        self._encoder = encoder
+        self._representations = Representations(engine, encoder, examples)
+        self._newest: dict[str, Projection] = {}
+
+    def project(self, tenant: str, deadline: float) -> Projection | None:
+        """Returns the projection of the tenant's newest generation; None before its first write.
+
+        Everything is read in one transaction; encoding, of which only content matters, comes after it.
+        Raises OutOfTime if ``deadline`` (of time.monotonic) passes while texts are encoded.
+        """
+        with read(self._engine) as session:
+            generation = read_generation(session, tenant)
+            newest = self._newest.get(tenant)
+            if generation is None or (newest and newest.snapshot.generation == generation.value):
+                return newest if generation else None
+            state = read_state(session, tenant)
+            assert state is not None
+            tasks = [task for pool in state.pools.values() for task in pool.tasks]
+            texts = self._representations.routed_texts(session, tenant, tasks)
+        self._representations.complete(tenant, texts, deadline)
+        self._representations.keep_only(tenant, tasks)
+        projection = self._assemble(state)
+        self._newest[tenant] = projection
+        return projection
+
+    def _assemble(self, state: RegistryState) -> Projection:
+        examples: list[ExampleSet] = []
+        pools: dict[str, Pool] = {}
+        for pool_id, pool in sorted(state.pools.items()):
+            pools[pool_id], parts = self._pool(state.tenant, pool)
+            examples.extend(parts)
+        snapshot = Snapshot(state.tenant, state.generation, "", self._encoder.digest, pools)
+        tasks = [(part.task_id, part.version) for part in examples]
+        return Projection(snapshot, examples, tasks)
+
+    def _pool(self, tenant: str, pool: PoolState) -> tuple[Pool, list[ExampleSet]]:
+        routed = _routed_versions(pool)
+        tasks: list[Task] = []
+        examples: list[ExampleSet] = []
+        for state in sorted(pool.tasks, key=lambda task: task.row.id):
+            known = self._representations.get(tenant, state)
+            if known is None:
+                continue
+            examples.append(ExampleSet(pool.row.id, state.row.id, state.version.version, known.vectors))
+            tasks.append(
+                Task(
+                    task_id=state.row.id,
+                    version=state.version.version,
+                    metric=state.version.metric,
+                    tags=frozenset(state.row.tags),
+                    example_count=state.version.example_count,
+                    centroid=known.representation.centroid,
+                    terms=known.representation.terms,
+                    affinities=_affinities(state, routed),
+                )
+            )
+        projected = Pool(
+            pool_id=pool.row.id,
+            base_model=pool.row.base_model,
+            base_model_aliases=tuple(pool.row.aliases),
+            untypical_policy=pool.row.untypical_policy,
+            profile=_profile(pool, examples),
+            tasks=tuple(tasks),
+            adapters=_adapters(pool.adapters, routed),
+            backends=tuple(
+                Backend(row.id, row.kind, row.url, draining=row.state != "ACTIVE") for row in pool.backends
+            ),
+        )
+        return projected, examples
+
+
+def _routed_versions(pool: PoolState) -> dict[str, int]:
+    measured = measured_tasks(pool)
+    return {
+        adapter.row.id: routed_version(
+            adapter.row.aliases, adapter.versions, measured.get(adapter.row.id, {})
+        )
+        for adapter in pool.adapters
+    }
+
+
+def _adapters(adapters: Sequence[AdapterState], routed: Mapping[str, int]) -> tuple[Adapter, ...]:
+    return tuple(
+        known
+        for adapter in adapters
+        for known in servable(adapter.row.id, adapter.row.aliases, adapter.versions, routed[adapter.row.id])
+    )
+
+
+def _affinities(task: TaskState, routed: Mapping[str, int]) -> tuple[Affinity, ...]:
+    rows = task.affinities
+    arms = {**routed, BASE: 0}
+    is_complete = any(row.adapter_id == BASE or row.imported for row in rows)
+    measured = (
+        Affinity(row.adapter_id, row.adapter_version, row.score, row.count, row.standard_error)
+        for row in rows
+        if arms.get(row.adapter_id) == row.adapter_version
+    )
+    return kept_affinities(measured, is_complete)
+
+
+def _profile(pool: PoolState, examples: Sequence[ExampleSet]) -> Profile:
+    if pool.pinned is not None:
+        return Profile(pool.pinned.digest, pool.pinned.constants, pool.pinned.figures)
+    return fit_profile([TaskExamples(part.task_id, part.vectors) for part in examples])

@@ -1,0 +1,56 @@
+"""Records what was published: the generation, the profiles, and how far tasks are."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, text
+from sqlalchemy.dialects.postgresql import insert
+
+from lorauter.store.tables import Profile
+from lorauter_worker.service.projection import Projection
+
+_PUBLISHED = text(
+    "UPDATE generation SET published = GREATEST(COALESCE(published, 0), :generation) "
+    "WHERE tenant = :tenant RETURNING published"
+)
+_EMBEDDED = text(
+    "UPDATE task SET state = 'EMBEDDED', update_time = clock_timestamp() "
+    "FROM unnest(CAST(:ids AS text[]), CAST(:versions AS int[])) AS seen (id, version) "
+    "WHERE task.tenant = :tenant AND task.id = seen.id AND task.version = seen.version "
+    "AND task.state = 'REGISTERED'"
+)
+_INACTIVE = text(
+    "UPDATE profile SET active = false "
+    "WHERE tenant = :tenant AND pool = :pool AND active AND digest <> :digest"
+)
+_POOLS = text("SELECT id FROM pool WHERE tenant = :tenant")
+
+
+def record_published(connection: Connection, projection: Projection) -> None:
+    """Writes what follows from a published marker.
+
+    Idempotent; a projection that a newer one overtook changes no profile.
+    """
+    snapshot = projection.snapshot
+    tenant, generation = snapshot.tenant, snapshot.generation
+    newest = connection.execute(_PUBLISHED, {"tenant": tenant, "generation": generation}).scalar_one()
+    seen = {"ids": [id_ for id_, _ in projection.tasks], "versions": [v for _, v in projection.tasks]}
+    connection.execute(_EMBEDDED, {"tenant": tenant, **seen})
+    if newest > generation:
+        return
+    held = set(connection.execute(_POOLS, {"tenant": tenant}).scalars())
+    for pool in snapshot.pools.values():
+        if pool.pool_id not in held:
+            continue
+        row = {
+            "tenant": tenant,
+            "pool": pool.pool_id,
+            "digest": pool.profile.digest,
+            "generation": generation,
+            "constants": dict(pool.profile.constants),
+            "figures": dict(pool.profile.figures),
+            "active": True,
+        }
+        key = [Profile.tenant, Profile.pool, Profile.digest]
+        upsert = insert(Profile).on_conflict_do_update(index_elements=key, set_={"active": True})
+        connection.execute(upsert, [row])
+        connection.execute(_INACTIVE, {"tenant": tenant, "pool": pool.pool_id, "digest": pool.profile.digest})

@@ -1,0 +1,149 @@
+"""Reads a tenant's pools, tasks, adapters and affinities as of one moment."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from lorauter.store import tables
+from lorauter_worker.domain.versions import Version
+
+
+@dataclass(slots=True)
+class TaskState:
+    """A task with the version that is current and what was measured on it."""
+
+    row: tables.Task
+    version: tables.TaskVersion
+    affinities: list[Any] = field(default_factory=list)
+    """Rows of tables.Affinity's columns."""
+
+
+@dataclass(slots=True)
+class AdapterState:
+    """An adapter with all its versions, oldest first."""
+
+    row: tables.Adapter
+    versions: list[Version] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class PoolState:
+    """A pool with everything in it; tasks are those that have a validation set."""
+
+    row: tables.Pool
+    pinned: tables.Profile | None
+    backends: list[tables.Backend] = field(default_factory=list)
+    tasks: list[TaskState] = field(default_factory=list)
+    adapters: list[AdapterState] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryState:
+    """All of a tenant's registry that routing depends on, of exactly one generation."""
+
+    tenant: str
+    generation: int
+    pools: Mapping[str, PoolState]
+
+
+def read_generation(session: Session, tenant: str) -> tables.Generation | None:
+    """Returns the tenant's counter, or None before its first write."""
+    return session.get(tables.Generation, tenant)
+
+
+def read_state(session: Session, tenant: str) -> RegistryState | None:
+    """Returns the tenant's state; None before its first write. The session sees one moment."""
+    generation = read_generation(session, tenant)
+    if generation is None:
+        return None
+    rows = session.exec(select(tables.Pool).where(tables.Pool.tenant == tenant)).all()
+    pinned = _pinned(session, tenant, rows)
+    pools = {row.id: PoolState(row, pinned.get(row.id)) for row in rows}
+    for backend in session.exec(select(tables.Backend).where(tables.Backend.tenant == tenant)):
+        pools[backend.pool].backends.append(backend)
+    _read_adapters(session, tenant, pools)
+    _read_tasks(session, tenant, pools)
+    return RegistryState(tenant, generation.value, pools)
+
+
+def read_pool(session: Session, tenant: str, pool_id: str) -> PoolState | None:
+    """Returns one pool's state, without its pinned profile; None if there is no such pool."""
+    row = session.get(tables.Pool, (tenant, pool_id))
+    if row is None:
+        return None
+    pool = PoolState(row, None)
+    at = (tables.Backend.tenant == tenant, tables.Backend.pool == pool_id)
+    pool.backends.extend(session.exec(select(tables.Backend).where(*at)))
+    _read_adapters(session, tenant, {pool_id: pool})
+    _read_tasks(session, tenant, {pool_id: pool})
+    return pool
+
+
+def _pinned(session: Session, tenant: str, pools: Sequence[tables.Pool]) -> dict[str, tables.Profile]:
+    found = {}
+    for pool in pools:
+        if pool.pinned_profile:
+            profile = session.get(tables.Profile, (tenant, pool.id, pool.pinned_profile))
+            if profile is not None:
+                found[pool.id] = profile
+    return found
+
+
+def _read_adapters(session: Session, tenant: str, pools: Mapping[str, PoolState]) -> None:
+    of_pools = (tables.Adapter.tenant == tenant, col(tables.Adapter.pool).in_(pools))
+    adapters = {row.id: AdapterState(row) for row in session.exec(select(tables.Adapter).where(*of_pools))}
+    versions = (
+        select(tables.AdapterVersion)
+        .join(tables.Adapter)
+        .where(*of_pools)
+        .order_by(col(tables.AdapterVersion.version))
+    )
+    for row in session.exec(versions):
+        adapters[row.adapter_id].versions.append(
+            Version(row.version, row.digest, row.state, row.pins_until, row.successor)
+        )
+    for adapter in adapters.values():
+        pools[adapter.row.pool].adapters.append(adapter)
+
+
+def _read_tasks(session: Session, tenant: str, pools: Mapping[str, PoolState]) -> None:
+    task, version, affinity = tables.Task, tables.TaskVersion, tables.Affinity
+    of_pools = (task.tenant == tenant, col(task.pool).in_(pools))
+    current = select(task, version).join(version).where(*of_pools, version.version == task.version)
+    tasks = {row.id: TaskState(row, version_row) for row, version_row in session.exec(current)}
+    columns = [
+        col(getattr(affinity, name))
+        for name in (
+            "task_id",
+            "adapter_id",
+            "adapter_version",
+            "metric",
+            "metric_version",
+            "prompt_digest",
+            "score",
+            "count",
+            "standard_error",
+            "imported",
+            "measure_time",
+        )
+    ]
+    measured = select(*columns).join(task).where(*of_pools, affinity.task_version == task.version)
+    for row in session.exec(measured):
+        if row.task_id in tasks:
+            tasks[row.task_id].affinities.append(row)
+    for state in tasks.values():
+        pools[state.row.pool].tasks.append(state)
+
+
+def measured_tasks(pool: PoolState) -> dict[str, dict[int, int]]:
+    """Returns on how many tasks each version of each adapter is measured."""
+    counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    for task in pool.tasks:
+        for row in task.affinities:
+            counts[row.adapter_id][row.adapter_version] += 1
+    return counts

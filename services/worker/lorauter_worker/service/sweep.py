@@ -1,0 +1,89 @@
+"""Looks for due work and for a lost marker without any message: losing the broker loses only time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from lorauter.errors import LorauterError
+from lorauter.index import SnapshotIndex
+from lorauter.telemetry import get_logger
+from lorauter_worker import telemetry
+from lorauter_worker.config import Settings
+from lorauter_worker.ports import Wakeups
+from lorauter_worker.service import outbox
+from lorauter_worker.service.indexing import marker_is_behind
+
+_log = get_logger(__name__)
+
+
+class Sweep:
+    """A thread that enqueues a wake-up where work is due and none is queued."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        index: SnapshotIndex,
+        wakeups: Wakeups,
+        waiting: Callable[[str], int],
+        settings: Settings,
+    ) -> None:
+        """``waiting`` returns how many messages are in a queue."""
+        self._engine = engine
+        self._index = index
+        self._wakeups = wakeups
+        self._waiting = waiting
+        self._settings = settings
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
+        self._last_success = time.monotonic()
+        self._next_reconcile = 0.0
+
+    def start(self) -> None:
+        """Starts sweeping."""
+        self._last_success = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(5)
+
+    def lacking(self) -> str:
+        """Returns an empty text if a sweep succeeded lately, else what is wrong."""
+        silent = time.monotonic() - self._last_success
+        if silent > 10 * self._settings.sweep_seconds + 10:
+            return f"the database did not answer for {silent:.0f} s"
+        return ""
+
+    def once(self) -> None:
+        """Sweeps once. Raises what the database raises."""
+        for topic in self._settings.queues:
+            backlog = outbox.backlog(self._engine, topic)
+            telemetry.OUTBOX_DEPTH.labels(topic=topic).set(backlog.depth)
+            telemetry.OUTBOX_AGE.labels(topic=topic).set(backlog.age_seconds)
+            if backlog.due and not self._waiting(topic):
+                self._wakeups.wake(topic)
+        if "index" in self._settings.queues and self._must_reconcile() and not self._waiting("index"):
+            self._wakeups.wake("reconcile")
+            self._next_reconcile = time.monotonic() + self._settings.reconcile_seconds
+        self._last_success = time.monotonic()
+
+    def _must_reconcile(self) -> bool:
+        return time.monotonic() >= self._next_reconcile or marker_is_behind(self._engine, self._index)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.once()
+            except (SQLAlchemyError, LorauterError) as error:
+                _log.warning("worker.sweep.failed", error=type(error).__name__)
+            except Exception as error:  # the sweep is what recovers everything else
+                _log.error("worker.sweep.failed", exc_info=error)
+            if self._stop.wait(self._settings.sweep_seconds):
+                return

@@ -1,0 +1,53 @@
+"""The Celery tasks: thin shells that do what the outbox owes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_process_init
+
+from lorauter_worker.service.indexing import Indexer
+from lorauter_worker.service.matching import Matcher
+from lorauter_worker.tasks.app import DRAIN_INDEX, DRAIN_MATCHING, RECONCILE
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """The work that a child process can do; None for queues that it does not consume."""
+
+    indexer: Indexer | None
+    matcher: Matcher | None
+
+
+def register_tasks(app: Celery, build_child: Callable[[], Child]) -> None:
+    """Registers the tasks. ``build_child`` runs once in every child process, when it starts."""
+    child = cache(build_child)
+
+    @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
+    def on_child_start(**_: Any) -> None:
+        child()
+
+    @app.task(name=DRAIN_INDEX)  # type: ignore[untyped-decorator]
+    def drain_index() -> None:
+        """Brings the index to the newest generation."""
+        indexer = child().indexer
+        if indexer is not None:
+            indexer.drain()
+
+    @app.task(name=RECONCILE)  # type: ignore[untyped-decorator]
+    def reconcile() -> None:
+        """Repairs the index where it differs from the registry."""
+        indexer = child().indexer
+        if indexer is not None:
+            indexer.reconcile()
+
+    @app.task(name=DRAIN_MATCHING)  # type: ignore[untyped-decorator]
+    def drain_matching() -> None:
+        """Carries on with a matching."""
+        matcher = child().matcher
+        if matcher is not None:
+            matcher.drain()

@@ -1,0 +1,61 @@
+"""The worker's Prometheus metrics, summed over its main and its child processes.
+
+Children write to files in PROMETHEUS_MULTIPROC_DIR, which main() sets before this is imported; the
+default registry, which /metrics shows, reads them all.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.multiprocess import MultiProcessCollector
+
+_OWN = CollectorRegistry()
+
+OUTBOX_DEPTH = Gauge(
+    "lorauter_outbox_depth",
+    "Rows of the outbox.",
+    ["topic"],
+    registry=_OWN,
+    multiprocess_mode="mostrecent",
+)
+OUTBOX_AGE = Gauge(
+    "lorauter_outbox_age_seconds",
+    "Age of the oldest row of the outbox.",
+    ["topic"],
+    registry=_OWN,
+    multiprocess_mode="mostrecent",
+)
+PUBLISHED = Gauge(
+    "lorauter_published_generation",
+    "Newest generation that routers can be at.",
+    ["tenant"],
+    registry=_OWN,
+    multiprocess_mode="mostrecent",
+)
+PROJECTIONS = Counter(
+    "lorauter_projections_total", "Projections published, by result.", ["result"], registry=_OWN
+)
+PROJECTION_SECONDS = Histogram(
+    "lorauter_projection_seconds",
+    "Time from reading the registry to the moved marker.",
+    registry=_OWN,
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+ENCODED = Counter("lorauter_encoded_texts_total", "Texts that were not in the cache.", registry=_OWN)
+REPAIRS = Counter(
+    "lorauter_index_repairs_total",
+    "Repairs of the index outside of a change; 0 is expected.",
+    registry=_OWN,
+)
+EVALUATIONS = Counter("lorauter_evaluations_total", "Examples on which an arm was measured.", registry=_OWN)
+FAILURES = Counter("lorauter_work_failures_total", "Failed tries of work.", ["topic"], registry=_OWN)
+
+
+def export() -> None:
+    """Shows these metrics of all processes in the default registry; once, in the main process."""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        MultiProcessCollector(REGISTRY)  # type: ignore[no-untyped-call]
+    else:
+        REGISTRY.register(_OWN)

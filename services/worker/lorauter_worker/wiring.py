@@ -1,0 +1,106 @@
+"""Puts the worker together: what the main process runs, and what each child holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging, worker_ready
+
+from lorauter.encoder import load_encoder, preload
+from lorauter.index import QdrantIndex
+from lorauter.store import create_engine
+from lorauter.telemetry import configure_logging, get_logger
+from lorauter_worker import telemetry
+from lorauter_worker.adapters.celery_wakeups import CeleryWakeups
+from lorauter_worker.adapters.engine_evaluator import EngineEvaluator
+from lorauter_worker.api.http import HttpThread
+from lorauter_worker.config import Settings
+from lorauter_worker.service.indexing import Indexer
+from lorauter_worker.service.matching import Matcher
+from lorauter_worker.service.projection import Projector
+from lorauter_worker.service.sweep import Sweep
+from lorauter_worker.tasks.app import create_app
+from lorauter_worker.tasks.drain import Child, register_tasks
+
+_log = get_logger(__name__)
+
+
+def run(settings: Settings) -> int:
+    """Runs Celery's main process until a signal; returns the exit status.
+
+    Threads start only when the children are forked. Once tasks are consumed one line of JSON,
+    ``{"ready": true, "http_port": …}``, goes to stdout.
+    """
+    configure_logging("worker", settings.log_level, settings.log_format)
+    _log.info("worker.starting", **settings.redacted())
+    app = create_app(str(settings.redis_url), settings.drain_seconds)
+    register_tasks(app, lambda: build_child(settings, app))
+    if "index" in settings.queues:
+        preload(settings.encoder)  # once, before the fork: a child that is started again need not
+    telemetry.export()
+    sweep = build_sweep(settings, app)
+    http = _listen(settings, sweep)
+
+    @setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
+    def keep_logging(**_: Any) -> None:
+        """Having a receiver keeps Celery from configuring logging."""
+
+    @worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
+    def on_ready(**_: Any) -> None:
+        http.start()
+        sweep.start()
+        print(json.dumps({"ready": True, "http_port": http.port}), flush=True)
+
+    worker = app.Worker(
+        pool_cls="prefork",
+        concurrency=settings.concurrency,
+        queues=list(settings.queues),
+        hostname=f"{'-'.join(settings.queues)}-{os.getpid()}@{socket.gethostname()}",
+        loglevel=settings.log_level.upper(),
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    worker.start()
+    sweep.stop()
+    http.stop()
+    return int(worker.exitcode or 0)
+
+
+def _listen(settings: Settings, sweep: Sweep) -> HttpThread:
+    try:
+        return HttpThread(settings, sweep.lacking)
+    except OSError as error:
+        where = f"{settings.host}:{settings.http_port}"
+        print(f"LORAUTER_HTTP_PORT: cannot listen on {where}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def build_sweep(settings: Settings, app: Celery) -> Sweep:
+    """Returns the main process's sweep with connections of its own."""
+    wakeups = CeleryWakeups(app, str(settings.redis_url))
+    index = QdrantIndex(str(settings.qdrant_url), settings.index_timeout_seconds)
+    engine = create_engine(str(settings.database_url), pool_size=1)
+    return Sweep(engine, index, wakeups, wakeups.waiting, settings)
+
+
+def build_child(settings: Settings, app: Celery) -> Child:
+    """Connects a child process, and loads the encoder if it indexes."""
+    engine = create_engine(str(settings.database_url), pool_size=3)
+    wakeups = CeleryWakeups(app, str(settings.redis_url))
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    indexer = matcher = None
+    if "index" in settings.queues:
+        encoder = load_encoder(settings.encoder, settings.encoder_threads)
+        index = QdrantIndex(str(settings.qdrant_url), settings.index_timeout_seconds)
+        projector = Projector(engine, encoder, settings.representation_examples)
+        indexer = Indexer(engine, index, projector, wakeups, settings, owner)
+    if "matching" in settings.queues:
+        matcher = Matcher(engine, EngineEvaluator, wakeups, settings, owner)
+    return Child(indexer, matcher)
