@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -23,12 +26,16 @@ class Child:
     matcher: Matcher | None
 
 
+_PR_SET_PDEATHSIG = 1
+
+
 def register_tasks(app: Celery, build_child: Callable[[], Child]) -> None:
     """Registers the tasks. ``build_child`` runs once in every child process, when it starts."""
     child = cache(build_child)
 
     @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
     def on_child_start(**_: Any) -> None:
+        _die_with_parent()
         child()
 
     @app.task(name=DRAIN_INDEX)  # type: ignore[untyped-decorator]
@@ -51,3 +58,9 @@ def register_tasks(app: Celery, build_child: Callable[[], Child]) -> None:
         matcher = child().matcher
         if matcher is not None:
             matcher.drain()
+
+
+def _die_with_parent() -> None:
+    """Lets no child go on working when the main process is killed, where the kernel can see to it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
