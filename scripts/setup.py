@@ -24,8 +24,10 @@ def main() -> int:
     """Sets up under a lock, so that two makes at once do not disturb each other."""
     ensure_python()
     VENV.mkdir(exist_ok=True)
-    with (ROOT / ".venv" / "set-up.lock").open("w") as lock:
+    with (VENV / "set-up.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # pip inherits the lock: a pip whose set-up was killed keeps the next set-up waiting until it ends.
+        os.set_inheritable(lock.fileno(), True)
         if STAMP.is_file() and STAMP.read_text() == fingerprint() and PYTHON.exists():
             return 0
         return set_up()
@@ -107,7 +109,7 @@ def create() -> None:
 def pip(*arguments: str) -> None:
     """Runs pip quietly; its errors are shown, and end the set-up."""
     command = [str(PYTHON), "-m", "pip", "-qq", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, check=False)  # noqa: S603
+    done = subprocess.run(command, check=False, close_fds=False)  # noqa: S603
     if done.returncode != 0:
         sys.exit(f"set-up failed: pip ended with {done.returncode}; try make setup again")
 
