@@ -52,7 +52,7 @@ def main() -> int:
 
 def run(*command: str | Path) -> Result:
     """Runs a command in the project's root; its output is kept only if it fails."""
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     return Result(done.returncode == 0, "" if done.returncode == 0 else done.stdout.strip())
@@ -81,13 +81,13 @@ def breaking() -> Result:
     if archived.returncode != 0:
         return Result(None, f"tag {tag} has no protos")
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["tar", "-x", "-C", folder], input=archived.stdout, check=True)  # noqa: S603, S607
+        subprocess.run(["tar", "-x", "-C", folder], input=archived.stdout, check=True)
         return buf("breaking", "--against", folder)
 
 
 def run_git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Runs git in the project's root and returns how it ended."""
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False)  # noqa: S603, S607
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False)
 
 
 if __name__ == "__main__":

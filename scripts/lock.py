@@ -26,9 +26,9 @@ def main() -> int:
     requirements = [*required_by_project(), *required_by_tools()]
     with tempfile.TemporaryDirectory() as folder:
         python = Path(folder) / "bin" / "python"
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)  # noqa: S603
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         texts = [str(requirement) for requirement in requirements]
-        subprocess.run([python, "-m", "pip", "install", "-qq", *texts], check=True)  # noqa: S603
+        subprocess.run([python, "-m", "pip", "install", "-qq", *texts], check=True)
         pins = sorted(closure(requirements, read_environment(Path(folder))).items())
     lines = [f"{name}=={version.split('+')[0]}\n" for name, version in pins]
     (ROOT / "requirements.lock").write_text(HEADER + "".join(lines))

@@ -40,7 +40,7 @@ def ensure_python() -> None:
     for minor in (13, 12, 11, 14):
         found = shutil.which(f"python3.{minor}")
         if found:
-            os.execv(found, [found, *sys.argv])  # noqa: S606
+            os.execv(found, [found, *sys.argv])
     version = ".".join(str(part) for part in sys.version_info[:3])
     sys.exit(
         f"lorauter needs Python 3.11 or newer; {sys.executable} is {version} and no newer one is on PATH.\n"
@@ -88,7 +88,7 @@ def usable() -> bool:
     if not PYTHON.exists():
         return False
     probe = "import sys, pip; print(sys.version)"
-    done = subprocess.run([PYTHON, "-c", probe], capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run([PYTHON, "-c", probe], capture_output=True, text=True, check=False)
     return done.returncode == 0 and done.stdout.strip() == sys.version.strip()
 
 
@@ -101,7 +101,7 @@ def create() -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-    done = subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False)
     if done.returncode != 0:
         sys.exit("Python could not make a virtual environment (on Debian and Ubuntu: install python3-venv)")
 
@@ -109,7 +109,7 @@ def create() -> None:
 def pip(*arguments: str) -> None:
     """Runs pip quietly; its errors are shown, and end the set-up."""
     command = [str(PYTHON), "-m", "pip", "-qq", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, check=False, close_fds=False)  # noqa: S603
+    done = subprocess.run(command, check=False, close_fds=False)
     if done.returncode != 0:
         sys.exit(f"set-up failed: pip ended with {done.returncode}; try make setup again")
 
