@@ -65,7 +65,7 @@ def buf(*arguments: str) -> Result:
     pinned = BUF_FOLDER / "package-lock.json"
     installed = BUF_FOLDER / "node_modules" / ".package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < pinned.stat().st_mtime:
-        result = run("npm", "ci", "--prefix", BUF_FOLDER, "--ignore-scripts", "--silent")
+        result = run("npm", "ci", "--prefix", BUF_FOLDER, "--ignore-scripts", "--loglevel=error")
         if not result.passed:
             return result
     return run(BUF, *arguments)
