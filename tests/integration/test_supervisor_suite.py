@@ -157,6 +157,16 @@ def test_everything_stops_in_order_when_the_suite_gets_a_signal(tmp_path, name):
     assert "database system is shut down" in (tmp_path / "logs" / "postgres.log").read_text()
 
 
+def test_nothing_is_left_and_the_next_start_works_when_the_first_was_interrupted(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], stderr=subprocess.DEVNULL)
+    eventually((tmp_path / "postgres.new" / "PG_VERSION").exists)
+    child.terminate()
+    assert child.wait(10) != 0
+    eventually(lambda: not family_of(tmp_path))
+    with Suite(tmp_path, PARTS) as suite:
+        assert set(suite.pids()) == {"index", "valkey", "postgres"}
+
+
 def test_an_external_server_is_used_when_it_is_named(tmp_path, given_servers):
     with Suite(tmp_path, PARTS) as suite:
         assert suite.pids() == {}
@@ -166,7 +176,7 @@ def test_an_external_server_is_used_when_it_is_named(tmp_path, given_servers):
 
 def test_the_start_fails_with_the_log_when_a_part_cannot_start(tmp_path, monkeypatch, given_servers):
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/missing")
-    with pytest.raises(PartFailed, match=r"(?s)migrations.*127\.0\.0\.1"):
+    with pytest.raises(PartFailed, match=r"(?s)migrations.*PostgreSQL"):
         Suite(tmp_path, PARTS).start()
     assert Suite.find(tmp_path) is None
 

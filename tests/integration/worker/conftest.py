@@ -1,15 +1,24 @@
-"""Rows as the registry writes them, for tests of the worker."""
+"""A registry written directly, and the worker's parts over real ones."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+import pytest
 from sqlalchemy import Engine, text
 from sqlmodel import Session, select
 
+from lorauter.encoder import Encoder
+from lorauter.index import QdrantIndex
 from lorauter.prompts import GenerationSpec, PromptSpec, prompt_digest
-from lorauter.store import tables, write
+from lorauter.routing.model import Snapshot
+from lorauter.store import create_engine, tables, write
+from lorauter_worker.config import Settings
+from lorauter_worker.service.indexing import Indexer
+from lorauter_worker.service.projection import Projector
 
 POOL = "main"
 
@@ -171,15 +180,94 @@ class Registry:
             chosen = select(tables.Operation).where(tables.Operation.tenant == self.tenant)
             return list(session.exec(chosen.order_by(tables.Operation.create_time)))
 
+    @staticmethod
+    def questions(topic: str, count: int = 4) -> list[tuple[str, str]]:
+        """Examples of a topic."""
+        return [(f"{topic} question number {n}", f"{topic} answer {n}") for n in range(count)]
 
-def questions(topic: str, count: int = 4) -> list[tuple[str, str]]:
-    """Examples of a topic."""
-    return [(f"{topic} question number {number}", f"{topic} answer {number}") for number in range(count)]
+    @staticmethod
+    def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
+        """Waits until the condition holds; fails when it does not in time."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"did not hold within {seconds:g} s"
+            time.sleep(0.02)
 
 
-def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Waits until the condition holds; fails with its name when it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {condition.__name__}"
-        time.sleep(0.02)
+class RecordedWakeups:
+    """Wake-ups that were sent, for tests without a broker."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def wake(self, name: str) -> None:
+        self.names.append(name)
+
+
+class CountingEncoder:
+    """The real encoder, counting the texts that it encodes."""
+
+    def __init__(self, inner: Encoder) -> None:
+        self.inner = inner
+        self.digest = inner.digest
+        self.dimension = inner.dimension
+        self.texts = 0
+
+    def encode(self, texts: Sequence[str]):
+        self.texts += len(texts)
+        return self.inner.encode(texts)
+
+
+@dataclass
+class IndexWorker:
+    """An indexer with its parts in reach, and a reader of what it publishes."""
+
+    indexer: Indexer
+    index: QdrantIndex
+    encoder: CountingEncoder
+    wakeups: RecordedWakeups
+    tenant: str
+
+    def snapshot(self) -> Snapshot:
+        """What a router would see now."""
+        return self.index.read(self.tenant)
+
+    def pool(self):
+        return self.snapshot().pools[POOL]
+
+
+@pytest.fixture
+def settings(postgres_url, redis_url, qdrant_url) -> Settings:
+    return Settings(
+        database_url=postgres_url,
+        redis_url=redis_url,
+        qdrant_url=qdrant_url,
+        queues="index,matching",
+    )
+
+
+@pytest.fixture
+def registry(postgres_url) -> Iterator[Registry]:
+    """An empty registry of a tenant of the test's own."""
+    engine = create_engine(postgres_url)
+    yield Registry(engine, f"t{uuid.uuid4().hex[:12]}")
+    engine.dispose()
+
+
+@pytest.fixture
+def make_index_worker(registry, encoder, settings, qdrant_url) -> Callable[..., IndexWorker]:
+    """Makes index workers with memories of their own, as after a restart."""
+
+    def make(owner: str = "test") -> IndexWorker:
+        index, wakeups = QdrantIndex(qdrant_url), RecordedWakeups()
+        counting = CountingEncoder(encoder)
+        projector = Projector(registry.engine, counting, settings.representation_examples)
+        indexer = Indexer(registry.engine, index, projector, wakeups, settings, owner)
+        return IndexWorker(indexer, index, counting, wakeups, registry.tenant)
+
+    return make
+
+
+@pytest.fixture
+def index_worker(make_index_worker) -> IndexWorker:
+    return make_index_worker()
