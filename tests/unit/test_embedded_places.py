@@ -90,4 +90,5 @@ def test_the_tail_has_whole_lines_when_the_log_is_long(tmp_path):
     logs.path("part").write_text("\n".join(f"line {number:05}" for number in range(1000)))
     assert logs.tail("part").splitlines()[-1] == "line 00999"
     assert all(line.startswith("line ") for line in logs.tail("part").splitlines())
+    assert logs.tail("part", since=logs.size("part") - 10) == "line 00999"
     assert logs.tail("nothing") == ""

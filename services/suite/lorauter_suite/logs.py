@@ -31,13 +31,18 @@ class LogFolder:
                 with path.open("r+b") as file:
                     file.truncate(0)
 
-    def tail(self, name: str) -> str:
-        """Returns the end of a process's log, whole lines only."""
+    def size(self, name: str) -> int:
+        """Returns how long a process's log is now, in bytes."""
+        path = self.path(name)
+        return path.stat().st_size if path.exists() else 0
+
+    def tail(self, name: str, since: int = 0) -> str:
+        """Returns the end of a process's log, whole lines only, and nothing before byte ``since``."""
+        begin = max(since, self.size(name) - _TAIL_BYTES)
         try:
             with self.path(name).open("rb") as file:
-                file.seek(max(0, self.path(name).stat().st_size - _TAIL_BYTES))
+                file.seek(begin)
                 text = file.read().decode(errors="replace")
         except OSError:
             return ""
-        lines = text.splitlines()
-        return "\n".join(lines[1:] if len(text) >= _TAIL_BYTES else lines)
+        return text.strip() if begin == since else text.partition("\n")[2].strip()

@@ -28,6 +28,8 @@ STOP_ORDER = (
     ("index", "valkey", "migrations", "postgres"),
 )
 """Callers first, the database last; what is in one group stops at once."""
+TEMPORARY = "tmp"
+"""Folder in the data directory for the services' temporary files; emptied at every start."""
 DEMO_POOL = Path(__file__).parent / "demo" / "pool"
 
 _ONE_THREAD = {
@@ -132,6 +134,7 @@ def _connections(addresses: Addresses, data_dir: Path, options: SuiteOptions) ->
         "DATABASE_URL": addresses.database_url,
         "REDIS_URL": addresses.redis_url,
         "QDRANT_URL": addresses.index_http,
+        "TMPDIR": str(data_dir / TEMPORARY),
         "LORAUTER_HOST": LOOPBACK,
         "LORAUTER_ADAPTER_STORE": str(data_dir / "adapters"),
         "LORAUTER_ADAPTER_ROOTS": os.pathsep.join(str(root.absolute()) for root in roots),

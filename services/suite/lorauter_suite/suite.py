@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import IO, Any, Self
 from lorauter_suite.addresses import Addresses, choose_ports, from_document, to_document, write_private
 from lorauter_suite.embedded.process import PartFailed
 from lorauter_suite.logs import LogFolder
-from lorauter_suite.services import PORTS, STOP_ORDER, SuiteOptions, plan
+from lorauter_suite.services import PORTS, STOP_ORDER, TEMPORARY, SuiteOptions, plan
 from lorauter_suite.supervisor import Supervisor
 
 __all__ = ["Addresses", "PartFailed", "Suite", "SuiteOptions", "SuiteRunning"]
@@ -126,6 +127,8 @@ class Suite:
 
     def _start_processes(self) -> None:
         (self.data_dir / "incoming").mkdir(exist_ok=True)
+        shutil.rmtree(self.data_dir / TEMPORARY, ignore_errors=True)
+        (self.data_dir / TEMPORARY).mkdir(mode=0o700)
         ports = choose_ports(self.data_dir / "ports.json", PORTS, self.options.ports)
         planned = plan(self.data_dir, ports, self.options, os.environ)
         self._addresses = planned.addresses

@@ -41,6 +41,7 @@ class Child:
         self._logs = logs
         self._changed = changed
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_begin = 0
         self._stopping = threading.Event()
         self._starting = threading.Lock()
         self.was_ready = False
@@ -109,7 +110,7 @@ class Child:
                 self._set_ready(not self._stopping.is_set())
             status = process.wait()
         except PartFailed as error:
-            self._fail(f"{error}\n{self._logs.tail(self.spec.name)}".rstrip())
+            self._fail(f"{error}\n{self._log_of_this_start()}".rstrip())
             status = process.poll() or -1
         finally:
             kill_group(process)
@@ -118,7 +119,7 @@ class Child:
             self._set_ready(True)
             return True
         if self.spec.once:
-            self._fail(f"{self.spec.name} failed with status {status}\n{self._logs.tail(self.spec.name)}")
+            self._fail(f"{self.spec.name} failed with status {status}\n{self._log_of_this_start()}".rstrip())
         self._set_ready(False)
         return False
 
@@ -129,10 +130,14 @@ class Child:
         with self._starting:
             if self._stopping.is_set():
                 return None
+            self._log_begin = self._logs.size(self.spec.name)
             with self._logs.path(self.spec.name).open("ab") as log:
                 self._process = start(self.spec, log)
         self._changed()
         return self._process
+
+    def _log_of_this_start(self) -> str:
+        return self._logs.tail(self.spec.name, self._log_begin)
 
     def _set_ready(self, ready: bool) -> None:
         self.was_ready = self.was_ready or ready
