@@ -37,9 +37,10 @@ def ensure_python() -> None:
     """Goes on under a newer Python if this one is too old; says what is missing if there is none."""
     if sys.version_info >= OLDEST:
         return
-    for minor in (13, 12, 11, 14):
+    for minor in (11, 12, 13, 14):
         found = shutil.which(f"python3.{minor}")
-        if found:
+        # what is on PATH may be the shim of a version that is not installed
+        if found and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0:
             os.execv(found, [found, *sys.argv])
     version = ".".join(str(part) for part in sys.version_info[:3])
     sys.exit(
