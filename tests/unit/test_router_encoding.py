@@ -1,0 +1,125 @@
+"""How queries are batched, shared, cached and refused on their way to the encoder."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lorauter.errors import Exhausted
+from lorauter_router.adapters.encoding import MAX_CHARACTERS, BatchingEncoder
+
+
+class GatedEncoder:
+    """Encodes a text as its length, one batch per opening of the gate."""
+
+    digest, dimension = "sha256:gated", 1
+
+    def __init__(self) -> None:
+        self.gate = threading.Semaphore(0)
+        self.batches: list[list[str]] = []
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        assert self.gate.acquire(timeout=20)
+        self.batches.append(list(texts))
+        if "bad" in texts:
+            raise ValueError("the encoder failed")
+        return np.array([[len(text)] for text in texts], dtype=np.float32)
+
+
+@pytest.fixture
+def gated() -> GatedEncoder:
+    return GatedEncoder()
+
+
+@pytest.fixture
+async def queries(gated: GatedEncoder) -> AsyncIterator[BatchingEncoder]:
+    encoder = BatchingEncoder(gated, batch=3, queue=5, cache_size=2)
+    yield encoder
+    gated.gate.release(100)
+    await encoder.close()
+
+
+async def started(queries: BatchingEncoder, *texts: str) -> list[asyncio.Task[object]]:
+    """Starts one call per text and lets each reach the queue."""
+    tasks = [asyncio.create_task(queries.encode([text])) for text in texts]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_queries_are_encoded_together_when_they_wait_for_the_same_thread(
+    gated: GatedEncoder, queries: BatchingEncoder
+) -> None:
+    first = await started(queries, "a")
+    await asyncio.sleep(0)
+    rest = await started(queries, "bb", "ccc", "dddd", "eeeee")
+    gated.gate.release(3)
+    results = [result[0] for result in await asyncio.gather(*first, *rest)]
+    assert gated.batches == [["a"], ["bb", "ccc", "dddd"], ["eeeee"]]
+    assert [float(result.vector[0]) for result in results] == [1, 2, 3, 4, 5]
+    assert not any(result.cached for result in results)
+
+
+async def test_text_is_encoded_once_when_several_ask_for_it(
+    gated: GatedEncoder, queries: BatchingEncoder
+) -> None:
+    calls = await started(queries, "same", "same")
+    gated.gate.release()
+    await asyncio.gather(*calls)
+    (again,) = await queries.encode(["same"])
+    assert gated.batches == [["same"]]
+    assert again.cached
+    assert not again.vector.flags.writeable
+
+
+async def test_oldest_vector_is_forgotten_when_the_cache_is_full(
+    gated: GatedEncoder, queries: BatchingEncoder
+) -> None:
+    gated.gate.release(9)
+    for text in ("a", "b", "a", "c"):
+        await queries.encode([text])
+    assert (await queries.encode(["a", "b"]))[0].cached
+    assert [text for batch in gated.batches for text in batch] == ["a", "b", "c", "b"]
+
+
+async def test_query_is_refused_when_too_many_wait(gated: GatedEncoder, queries: BatchingEncoder) -> None:
+    running = await started(queries, "running")
+    await asyncio.sleep(0)
+    waiting = await started(queries, "1", "2", "3", "4", "5")
+    with pytest.raises(Exhausted) as refused:
+        await queries.encode(["one too many"])
+    assert refused.value.reason == "ENCODER_BUSY"
+    gated.gate.release(3)
+    await asyncio.gather(*running, *waiting)
+
+
+async def test_query_is_dropped_when_its_caller_is_gone(
+    gated: GatedEncoder, queries: BatchingEncoder
+) -> None:
+    running = await started(queries, "running")
+    await asyncio.sleep(0)
+    gone, kept = await started(queries, "gone", "kept")
+    gone.cancel()
+    await asyncio.sleep(0)
+    gated.gate.release(2)
+    await asyncio.gather(*running, kept)
+    assert gated.batches == [["running"], ["kept"]]
+
+
+async def test_next_batch_is_encoded_when_one_failed(gated: GatedEncoder, queries: BatchingEncoder) -> None:
+    gated.gate.release(2)
+    with pytest.raises(ValueError, match="failed"):
+        await queries.encode(["bad", "other"])
+    assert [float(r.vector[0]) for r in await queries.encode(["fine", "fine"])] == [4, 4]
+
+
+async def test_only_the_beginning_is_encoded_when_a_text_is_very_long(
+    gated: GatedEncoder, queries: BatchingEncoder
+) -> None:
+    gated.gate.release()
+    (encoded,) = await queries.encode(["x" * (MAX_CHARACTERS + 1)])
+    assert encoded.vector[0] == MAX_CHARACTERS
