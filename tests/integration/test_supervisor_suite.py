@@ -104,11 +104,12 @@ def test_a_part_is_back_on_its_address_when_it_was_killed(suite, part):
         "valkey": lambda: redis.Redis.from_url(suite.addresses.redis_url).ping(),
         "postgres": lambda: psycopg.connect(suite.addresses.database_url).close() or True,
     }[part]
-    killed = eventually(lambda: suite.pids().get(part))
-    eventually(lambda: works(answers))
+    killed = suite.pids()[part]
+    assert works(answers)
     os.kill(killed, signal.SIGKILL)
     eventually(lambda: suite.pids().get(part, killed) != killed)
-    assert eventually(lambda: works(answers))
+    suite.await_ready(20)
+    assert works(answers)
 
 
 def works(call):

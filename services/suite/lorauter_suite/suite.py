@@ -70,6 +70,14 @@ class Suite:
         children = self._supervisor.children if self._supervisor else {}
         return {name: child.pid for name, child in children.items() if child.pid is not None}
 
+    def await_ready(self, seconds: float = 60.0) -> None:
+        """Returns when all processes are ready at once, as after a kill; raises PartFailed if not in time.
+
+        A process that died counts as ready for the moment until its supervisor sees it.
+        """
+        if self._supervisor is not None:
+            self._supervisor.await_ready(seconds)
+
     def start(self) -> None:
         """Starts everything and returns when all is ready."""
         self.data_dir.mkdir(parents=True, exist_ok=True)

@@ -186,6 +186,12 @@ class Supervisor:
         if waiting:
             raise PartFailed(f"not ready within {seconds:g} s: {', '.join(waiting)}; see {self._logs.folder}")
 
+    def await_ready(self, seconds: float) -> None:
+        """Returns when all are ready at once, e.g. again after a kill; raises PartFailed if not in time."""
+        with self._wake:
+            if not self._wake.wait_for(lambda: not self._unready(), seconds):
+                raise PartFailed(f"not ready within {seconds:g} s: {', '.join(self._unready())}")
+
     def stop(self, groups: Sequence[Sequence[str]], seconds: float) -> None:
         """Stops group after group, each at once; whoever is left ``seconds`` after its signal is killed."""
         self._closing.set()
@@ -196,6 +202,9 @@ class Supervisor:
             deadline = time.monotonic() + seconds
             for child in children:
                 child.end(deadline)
+
+    def _unready(self) -> list[str]:
+        return [name for name, child in self.children.items() if not child.ready.is_set()]
 
     def _is_settled(self) -> bool:
         children = self.children.values()
