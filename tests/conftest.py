@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +16,17 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
 import psycopg
 import pytest
 import redis
 from psycopg import sql
+from safetensors.numpy import save_file
 
 import lorauter_suite
 from lorauter.encoder import Encoder, load_encoder
+from lorauter.lora.config import AdapterConfig
+from lorauter.lora.write import write_adapter
 from lorauter.store.migrate import migrate
 from lorauter_suite.embedded.index import index_process, index_url
 from lorauter_suite.embedded.ports import free_port
@@ -126,3 +131,37 @@ def encoder() -> Encoder:
 def demo_pool() -> Path:
     """The folder of the shipped demo pool."""
     return Path(lorauter_suite.__file__).parent / "demo" / "pool"
+
+
+class TinyPool:
+    """The files of a base model with one linear layer, 8 wide, and of adapters made for it."""
+
+    base_model = "tiny/base"
+    module = "model.layers.0.self_attn.q_proj"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def base(self) -> Path:
+        """Writes the base model; returns its folder."""
+        folder = self.root / "base"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+        (folder / "tokenizer.json").write_text("{}")
+        save_file({f"{self.module}.weight": np.zeros((8, 8), np.float32)}, folder / "model.safetensors")
+        return folder
+
+    def adapter(self, name: str, base: str = base_model, width: int = 8, seed: int = 0) -> Path:
+        """Writes an adapter for that layer, or for one that takes ``width``; returns its folder."""
+        draw = np.random.default_rng(seed)
+        a, b = draw.normal(size=(2, width)), draw.normal(size=(8, 2))
+        config = AdapterConfig(base, 2, 4.0, False, ("q_proj",))
+        matrices = {self.module: (a.astype(np.float32), b.astype(np.float32))}
+        write_adapter(self.root / name, config, matrices)
+        return self.root / name
+
+
+@pytest.fixture
+def tiny_pool(tmp_path: Path) -> TinyPool:
+    """Files for a registry that need no training, under a folder of the test's own."""
+    return TinyPool(tmp_path / "incoming")

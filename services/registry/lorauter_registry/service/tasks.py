@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import tuple_
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlmodel import Session, col, select
 
 from lorauter.errors import AlreadyExists
@@ -134,7 +135,7 @@ class Tasks(Part):
                 affinity.tenant == self.tenant,
                 tuple_(col(affinity.task_id), col(affinity.task_version)).in_(versions),
             )
-            .distinct(col(affinity.task_id))
+            .ext(distinct_on(col(affinity.task_id)))
         )
         order = (col(affinity.task_id), col(affinity.score).desc(), col(affinity.adapter_id))
         scores: dict[str, dict[str, Any]] = {}
