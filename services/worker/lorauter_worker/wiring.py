@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
+import warnings
 from typing import Any
 
 from celery import Celery
@@ -29,6 +31,9 @@ from lorauter_worker.tasks.drain import Child, register_tasks
 
 _log = get_logger(__name__)
 
+_TALKATIVE = ("celery.worker.strategy", "celery.app.trace", "sentence_transformers", "uvicorn.error")
+"""Loggers that would say something for every wake-up."""
+
 
 def run(settings: Settings) -> int:
     """Runs Celery's main process until a signal; returns the exit status.
@@ -36,7 +41,7 @@ def run(settings: Settings) -> int:
     Threads start only when the children are forked. Once tasks are consumed one line of JSON,
     ``{"ready": true, "http_port": …}``, goes to stdout.
     """
-    configure_logging("worker", settings.log_level, settings.log_format)
+    _configure_logs(settings)
     _log.info("worker.starting", **settings.redacted())
     app = create_app(str(settings.redis_url), settings.drain_seconds)
     register_tasks(app, lambda: build_child(settings, app))
@@ -71,6 +76,14 @@ def run(settings: Settings) -> int:
     sweep.stop()
     http.stop()
     return int(worker.exitcode or 0)
+
+
+def _configure_logs(settings: Settings) -> None:
+    configure_logging("worker", settings.log_level, settings.log_format)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns root of pickled messages, of which this worker accepts none.
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
 
 
 def _listen(settings: Settings, sweep: Sweep) -> HttpThread:

@@ -39,8 +39,9 @@ _BEGIN = text(
     "update_time = clock_timestamp() WHERE tenant = :tenant AND id = :id AND state IN ('PENDING', 'RUNNING')"
 )
 _END = text(
-    "UPDATE operation SET state = :state, total = CASE WHEN :state = 'SUCCEEDED' THEN done ELSE total END, "
-    "message = :message, error = :error, update_time = clock_timestamp(), end_time = clock_timestamp() "
+    "UPDATE operation SET state = :state, message = :message, error = :error, "
+    "total = CASE WHEN :is_whole THEN done ELSE total END, "
+    "update_time = clock_timestamp(), end_time = clock_timestamp() "
     "WHERE tenant = :tenant AND id = :id AND state IN ('PENDING', 'RUNNING')"
 )
 _LEFT_OVER = text(
@@ -133,7 +134,8 @@ class Recorder:
         with Session(self._engine) as session:
             connection = session.connection()
             self._fence(connection)
-            connection.execute(_END, {**self._id, "state": state, "message": message, "error": error})
+            ended = {"state": state, "is_whole": state == "SUCCEEDED", "message": message, "error": error}
+            connection.execute(_END, {**self._id, **ended})
             connection.execute(_LEFT_OVER, {"tenant": self._tenant, "pool": self._pool_id})
             outbox.finish(connection, self._lease.claim)
             if state == "SUCCEEDED":
