@@ -1,0 +1,99 @@
+"""The router over gRPC, with the pools and backends that it last named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from lorauter.client import AsyncClient, RetryPolicy
+from lorauter.errors import LorauterError, Unavailable
+from lorauter.router.v1.router_pb2 import (
+    GetSnapshotResponse,
+    ResolveAdapterResponse,
+    RouteRequest,
+    RouteResponse,
+)
+from lorauter.telemetry import get_logger
+from lorauter_gateway import metrics
+
+_log = get_logger(__name__)
+_RETRY = RetryPolicy(attempts=2, first_seconds=0.05)
+_SNAPSHOT_SECONDS = 5.0
+_PAGE = 1000
+
+
+class GrpcRouter:
+    """Implements ports.Router."""
+
+    def __init__(self, address: str) -> None:
+        self._client = AsyncClient(router=address, retry=_RETRY)
+        self._snapshot: GetSnapshotResponse | None = None
+        self._reachable = False
+
+    async def route(self, request: RouteRequest, timeout_seconds: float) -> RouteResponse:
+        """See ports.Router."""
+        transport = self._client.with_timeout(timeout_seconds).router.transport
+        async with _typed():
+            return await transport.unary(
+                "/lorauter.router.v1.RouterService/Route", request, RouteResponse, idempotent=True
+            )
+
+    async def resolve(self, pool: str, adapter: str, timeout_seconds: float) -> ResolveAdapterResponse:
+        """See ports.Router."""
+        async with _typed():
+            router = self._client.with_timeout(timeout_seconds).router
+            return await router.resolve_adapter(pool=pool, adapter=adapter)
+
+    async def adapters(self) -> Sequence[ResolveAdapterResponse]:
+        """See ports.Router."""
+        async with _typed():
+            return [found async for found in self._client.router.list_servable_adapters(page_size=_PAGE)]
+
+    def snapshot(self) -> GetSnapshotResponse | None:
+        """See ports.Router."""
+        return self._snapshot
+
+    def is_reachable(self) -> bool:
+        """See ports.Router."""
+        return self._reachable
+
+    async def refresh(self) -> GetSnapshotResponse:
+        """See ports.Router."""
+        async with _typed():
+            self._snapshot = await self._client.with_timeout(_SNAPSHOT_SECONDS).router.get_snapshot()
+        return self._snapshot
+
+    async def follow(
+        self, every_seconds: float, seen: Callable[[GetSnapshotResponse], Awaitable[None]]
+    ) -> None:
+        """Refreshes until cancelled, and calls ``seen`` after each time; keeps the last one meanwhile."""
+        while True:
+            try:
+                await self.refresh()
+                self._note(True)
+            except LorauterError as error:
+                metrics.SNAPSHOT_POLL_FAILURES.labels(error.reason).inc()
+                self._note(False, reason=error.reason)
+            if self._snapshot is not None:
+                await seen(self._snapshot)
+            await asyncio.sleep(every_seconds)
+
+    def _note(self, reachable: bool, **details: str) -> None:
+        if reachable != self._reachable:
+            _log.info("gateway.router.reached" if reachable else "gateway.router.lost", **details)
+        self._reachable = reachable
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._client.close()
+
+
+@asynccontextmanager
+async def _typed() -> AsyncIterator[None]:
+    try:
+        yield
+    except Unavailable as error:
+        if error.reason != "UNAVAILABLE":
+            raise
+        raise Unavailable("ROUTER_UNAVAILABLE", "the router does not answer: retry in a moment") from None

@@ -1,0 +1,1 @@
+"""Transports: each translates its dialect and nothing more."""

@@ -1,0 +1,59 @@
+"""Response headers that say what served, as RFC 8941 structured fields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from lorauter.gateway.v1.gateway_pb2 import Composition
+from lorauter.identifiers import BASE
+from lorauter_gateway.domain.plan import WeightedAdapter
+from lorauter_gateway.service import Serving
+
+COMPOSITIONS = {
+    Composition.COMPOSITION_EXACT: "exact",
+    Composition.COMPOSITION_COMPOSITE: "composite",
+    Composition.COMPOSITION_SINGLE: "single",
+    Composition.COMPOSITION_BASE: "base",
+}
+
+NO_DECISION = "none"
+"""Decision of a request whose caller chose what answers."""
+
+_TOKEN = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*")
+
+
+def serving_headers(serving: Serving) -> dict[str, str]:
+    """Returns the x-lorauter-* headers of an answer.
+
+    ``x-lorauter-decision`` is ``none`` and ``x-lorauter-adapters`` is ``base;w=1.0`` where there is no
+    decision or no adapter; ``x-lorauter-degraded`` is there only if the decision was not served as it is.
+    """
+    headers = {
+        "x-lorauter-decision": serving.decision.decision_id if serving.decision else NO_DECISION,
+        "x-lorauter-adapters": adapter_list(serving.plan.adapters),
+        "x-lorauter-composition": COMPOSITIONS[serving.plan.composition],
+        "x-lorauter-backend": serving.backend_id,
+    }
+    if serving.plan.degraded_reason:
+        headers["x-lorauter-degraded"] = serving.plan.degraded_reason
+    return headers
+
+
+def adapter_list(adapters: Sequence[WeightedAdapter]) -> str:
+    """Returns an RFC 8941 list such as ``id;w=0.62, id2;w=0.38``, the largest weight first."""
+    if not adapters:
+        return f"{BASE};w=1.0"
+    ordered = sorted(adapters, key=lambda adapter: -adapter.weight)
+    return ", ".join(f"{_bare_item(a.adapter_id)};w={_decimal(a.weight)}" for a in ordered)
+
+
+def _bare_item(adapter_id: str) -> str:
+    # an id may begin with a digit, which a token may not
+    return adapter_id if _TOKEN.fullmatch(adapter_id) else f'"{adapter_id}"'
+
+
+def _decimal(value: float) -> str:
+    # RFC 8941 allows three fractional digits and asks for at least one
+    whole, _, fraction = f"{value:.3f}".partition(".")
+    return f"{whole}.{fraction.rstrip('0') or '0'}"

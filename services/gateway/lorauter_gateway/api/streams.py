@@ -1,0 +1,80 @@
+"""Keeps answers tied to their callers: a caller that goes away stops its generation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from lorauter.errors import LorauterError
+from lorauter.server.grpc import known_error
+from lorauter_gateway.service import OpenStream
+
+T = TypeVar("T")
+
+
+class CallerGone(Exception):
+    """The caller closed the connection; nobody reads an answer any more."""
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Returns what ``work`` returns; cancels it and raises CallerGone when the caller disconnects."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise CallerGone
+        return task.result()
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def event(data: object) -> str:
+    """Returns a server-sent event with ``data`` as JSON, in ASCII: some clients split lines at U+2028."""
+    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
+
+
+class EventStream(StreamingResponse):
+    """Sends events made from an open stream, and closes the stream whatever becomes of the response."""
+
+    def __init__(
+        self,
+        stream: OpenStream,
+        events: AsyncIterator[str],
+        on_error: Callable[[LorauterError], object],
+        headers: dict[str, str],
+    ) -> None:
+        headers = {**headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(_guarded(events, on_error), headers=headers, media_type="text/event-stream")
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves the response."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._stream.aclose()
+
+
+async def _guarded(
+    events: AsyncIterator[str], on_error: Callable[[LorauterError], object]
+) -> AsyncIterator[str]:
+    try:
+        async for line in events:
+            yield line
+    except Exception as error:
+        yield event(on_error(known_error(error, "stream")))

@@ -1,0 +1,29 @@
+"""The gateway's settings."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lorauter.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """What the gateway reads from its environment."""
+
+    router_address: str = Field(pattern=r"^\S+:\d{1,5}$", description="The router's gRPC address, host:port.")
+    max_concurrent_requests: int = Field(
+        256, ge=1, le=100_000, description="Generations at a time; over it callers get 429 at once."
+    )
+    max_body_bytes: int = Field(
+        2 * 1024 * 1024, ge=1024, le=1024**3, description="Largest HTTP body; over it callers get 413."
+    )
+    request_timeout_seconds: float = Field(
+        120.0, gt=0, le=3600, description="Longest a generation may take; gRPC deadlines shorten it."
+    )
+    route_timeout_seconds: float = Field(10.0, gt=0, le=60, description="Longest a decision may take.")
+    connect_timeout_seconds: float = Field(
+        2.0, gt=0, le=60, description="Longest that connecting to a backend may take."
+    )
+    snapshot_poll_seconds: float = Field(
+        1.0, gt=0, le=60, description="How often pools and backends are read from the router."
+    )

@@ -1,0 +1,1 @@
+"""What the gateway decides by itself: values and pure functions, without sockets."""

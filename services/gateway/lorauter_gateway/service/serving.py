@@ -1,0 +1,93 @@
+"""What serves a request, and its running answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from lorauter.errors import DeadlineExceeded
+from lorauter.router.v1.router_pb2 import RouteResponse
+from lorauter_gateway import metrics
+from lorauter_gateway.domain.model import Piece
+from lorauter_gateway.domain.plan import Plan, served_model
+from lorauter_gateway.ports import BackendFailed, PieceStream
+from lorauter_gateway.service.admission import Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What really serves a request. ``decision`` is None where the caller chose."""
+
+    decision: RouteResponse | None
+    plan: Plan
+    backend_id: str
+    backend_kind: str
+    base_model: str
+
+    @property
+    def model(self) -> str:
+        """The name of what serves."""
+        return served_model(self.plan.adapters, self.base_model)
+
+
+class OpenStream:
+    """A running answer, its first piece already there. Iterate it inside aclosing()."""
+
+    def __init__(self, serving: Serving, pieces: PieceStream, deadline: float, slot: Slot) -> None:
+        self.serving = serving
+        self._pieces = pieces
+        self._deadline = deadline
+        self._slot = slot
+
+    def __aiter__(self) -> OpenStream:
+        return self
+
+    async def __anext__(self) -> Piece:
+        """Returns the next piece; raises LorauterError, DeadlineExceeded when the time is up."""
+        try:
+            async with within(self._deadline):
+                piece = await anext(self._pieces)
+        except StopAsyncIteration:
+            raise
+        except BackendFailed as failure:
+            record_failure(self.serving.backend_id, failure)
+            self._slot.end(failure.error)
+            raise failure.error from None
+        except BaseException as error:
+            self._slot.end(error)
+            raise
+        if piece.finish is not None:
+            self._slot.end(None)
+        return piece
+
+    async def aclose(self) -> None:
+        """Stops the generation if it still runs, and makes room for another one."""
+        try:
+            await self._pieces.aclose()
+        finally:
+            self._slot.end(asyncio.CancelledError())
+
+
+def record_failure(backend_id: str, failure: BackendFailed) -> None:
+    """Counts a failure that was a backend's fault."""
+    metrics.BACKEND_FAILURES.labels(backend_id, failure.error.reason).inc()
+
+
+def deadline_in(timeout_seconds: float) -> float:
+    """Returns the running loop's time in so many seconds."""
+    return asyncio.get_running_loop().time() + timeout_seconds
+
+
+@asynccontextmanager
+async def within(deadline: float) -> AsyncIterator[None]:
+    """Cancels the block at ``deadline`` and raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded(
+            "DEADLINE_EXCEEDED",
+            "the answer was not complete in time: ask for fewer tokens or allow more time",
+        ) from None
