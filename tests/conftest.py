@@ -161,7 +161,13 @@ class TinyPool:
         return self.root / name
 
 
+@pytest.fixture(scope="session")
+def tiny_pools() -> type[TinyPool]:
+    """Makes the files of a pool that needs no training under a folder."""
+    return TinyPool
+
+
 @pytest.fixture
-def tiny_pool(tmp_path: Path) -> TinyPool:
-    """Files for a registry that need no training, under a folder of the test's own."""
-    return TinyPool(tmp_path / "incoming")
+def tiny_pool(tiny_pools: type[TinyPool], tmp_path: Path) -> TinyPool:
+    """The files of a pool that needs no training, under a folder of the test's own."""
+    return tiny_pools(tmp_path / "incoming")

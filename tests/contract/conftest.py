@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+import pytest_asyncio
 
 from lorauter.registry.v1 import registry_pb2_grpc
 from lorauter_registry.config import Settings
@@ -31,12 +33,30 @@ class Served:
 @pytest.fixture
 async def served(postgres_url: str, redis_url: str, tmp_path: Path, tiny_pool: Any) -> AsyncIterator[Served]:
     """The registry on an empty database, without sockets for REST and on loopback for gRPC."""
+    async with _serving(postgres_url, redis_url, tmp_path, tiny_pool) as served:
+        yield served
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(
+    postgres_server: Any, _migrated: str, tmp_path_factory: pytest.TempPathFactory, tiny_pools: Any
+) -> AsyncIterator[Served]:
+    """A registry for a module whose tests change nothing; its broker is away."""
+    folder = tmp_path_factory.mktemp("registry")
+    files = tiny_pools(folder / "incoming")
+    with postgres_server.database(_migrated) as url:
+        async with _serving(url, "redis://127.0.0.1:1/0", folder, files) as served:
+            yield served
+
+
+@asynccontextmanager
+async def _serving(postgres_url: str, redis_url: str, folder: Path, files: Any) -> AsyncIterator[Served]:
     settings = Settings.model_validate(
         {
             "database_url": postgres_url,
             "redis_url": redis_url,
-            "adapter_store": tmp_path / "store",
-            "adapter_roots": str(tiny_pool.root),
+            "adapter_store": folder / "store",
+            "adapter_roots": str(files.root),
             "watch_seconds": 0.02,
             "max_validation_set_bytes": 1024 * 1024,
         }
@@ -49,5 +69,5 @@ async def served(postgres_url: str, redis_url: str, tmp_path: Path, tiny_pool: A
             httpx.AsyncClient(transport=transport, base_url="http://registry") as http,
         ):
             rpc: registry_pb2_grpc.RegistryServiceAsyncStub = registry_pb2_grpc.RegistryServiceStub(channel)
-            yield Served(parts.registry, rpc, channel, http, tiny_pool)
+            yield Served(parts.registry, rpc, channel, http, files)
         await parts.grpc_server.stop(1)
