@@ -147,6 +147,7 @@ class Matcher:
         is_last = set(first.arms) <= scores.keys()
         recorder.affinities(first.task, scores, Progress(done, left - done, message), is_last)
         self._quarantine(recorder, state)
+        self.wakeups.wake("index")
 
     def _sort_out(self, batch: Batch, results: Sequence[float | Refused], state: _Slice) -> set[Arm]:
         """Puts refused arms aside; notes whether any adapter worked."""
@@ -178,6 +179,7 @@ class Matcher:
                 "store is the registry's",
             )
         recorder.end("SUCCEEDED", "done" if pool else "the pool is gone")
+        self.wakeups.wake("index")
 
     def _fail(self, lease: Lease, error: Exception) -> None:
         """Tries again later, or ends the operation after too many failures in a row."""

@@ -1,0 +1,100 @@
+"""Publishers that repeat themselves, come late or die between any two calls leave one generation."""
+
+import uuid
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qdrant_client import QdrantClient
+
+from lorauter.errors import NotFound
+from lorauter.index import ExampleSet, QdrantIndex, canonical, root_digest
+from lorauter.routing.model import Affinity, Pool, Profile, Snapshot, Task
+
+NEWEST = 6
+
+
+class Crash(Exception):
+    """The process died."""
+
+
+class DyingClient:
+    """A client whose process dies before its n-th call."""
+
+    def __init__(self, client: QdrantClient, calls: int) -> None:
+        self._client = client
+        self._left = calls
+
+    def __getattr__(self, name: str):
+        method = getattr(self._client, name)
+
+        def call(*args, **kwargs):
+            if self._left <= 0:
+                raise Crash
+            self._left -= 1
+            return method(*args, **kwargs)
+
+        return call
+
+
+def generation(tenant: str, number: int) -> tuple[Snapshot, list[ExampleSet]]:
+    """Generations share some tasks, change some and toggle one, so that points come, stay, go and return."""
+    chosen = [0, 1, *([2] if number % 2 else []), *([3] if number > 3 else [])]
+    tasks, examples = [], []
+    for key in chosen:
+        version = number if key == 1 else 1
+        vector = np.full(4, key + version / 16, dtype=np.float32)
+        tasks.append(
+            Task(
+                task_id=f"t{key}",
+                version=version,
+                metric="exact_match",
+                tags=frozenset(),
+                example_count=2,
+                centroid=vector,
+                terms={key: 1.0},
+                affinities=(Affinity("base", 0, 0.5, 2, 0.1),),
+            )
+        )
+        examples.append(ExampleSet("main", f"t{key}", version, np.stack([vector, vector + 1])))
+    pool = Pool("main", "base", (), "ROUTE", Profile("sha256:p", {}), tuple(tasks), (), ())
+    return Snapshot(tenant, number, "", "sha256:" + "ef" * 32, {"main": pool}), examples
+
+
+steps = st.lists(
+    st.tuples(st.integers(1, NEWEST), st.one_of(st.none(), st.integers(0, 25))), min_size=1, max_size=8
+)
+
+
+def run(client: QdrantClient, tenant: str, number: int, crash_after: int | None) -> None:
+    snapshot, examples = generation(tenant, number)
+    try:
+        index = QdrantIndex(client if crash_after is None else DyingClient(client, crash_after))
+        index.publish(snapshot, examples)
+    except Crash:
+        pass
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps)
+def test_readers_see_one_whole_generation_and_none_goes_back_when_publishers_die_or_come_late(sequence):
+    client, tenant = QdrantClient(":memory:"), f"t{uuid.uuid4().hex[:12]}"
+    wanted = {root_digest(generation(tenant, n)[0]): n for n in range(1, NEWEST + 1)}
+    reader, seen, held = QdrantIndex(client), 0, None
+    for number, crash_after in sequence:
+        run(client, tenant, number, crash_after)
+        try:
+            held = reader.read(tenant, held)
+        except NotFound:
+            assert seen == 0
+            continue
+        assert wanted[held.digest] == held.generation
+        assert root_digest(held) == held.digest
+        assert held.generation >= seen
+        seen = held.generation
+    run(client, tenant, NEWEST, None)
+    snapshot, examples = generation(tenant, NEWEST)
+    assert root_digest(reader.read(tenant, held)) == canonical(snapshot).digest
+    assert reader.verify(snapshot, examples).is_sound
+    report = reader.publish(snapshot, examples)
+    assert (report.written, report.deleted) == (0, 0)

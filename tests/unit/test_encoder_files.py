@@ -1,0 +1,63 @@
+"""What identifies an encoder, and what importing and loading it costs."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lorauter.encoder import DEFAULT_ENCODER, encoder_directory, files_digest, load_encoder
+from lorauter.errors import FailedPrecondition
+
+
+def test_importing_the_encoder_imports_no_torch_when_nothing_is_loaded():
+    code = (
+        "import sys, lorauter.encoder; "
+        "print([m for m in ('torch', 'transformers', 'sentence_transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_vectors_are_unit_and_alike_for_like_texts_when_encoded(encoder):
+    texts = ["Reverse the word.", "Write the word backwards.", "What is the capital of France?"]
+    vectors = encoder.encode(texts)
+    assert (vectors.shape, vectors.dtype) == ((3, encoder.dimension), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+    assert encoder.encode([]).shape == (0, encoder.dimension)
+
+
+def test_vectors_do_not_depend_on_their_company_when_encoded(encoder):
+    alone = encoder.encode(["short"])
+    together = encoder.encode(["short", "a much longer text that pads the batch " * 5])
+    np.testing.assert_allclose(alone[0], together[0], atol=1e-5)
+
+
+def test_digest_is_that_of_the_files_when_the_encoder_is_the_default(encoder):
+    assert encoder.digest == files_digest(encoder_directory(DEFAULT_ENCODER))
+    assert encoder.digest.startswith("sha256:")
+
+
+def test_digest_changes_when_weights_or_pooling_do(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "1_Pooling").mkdir()
+    pooling = tmp_path / "1_Pooling" / "config.json"
+    pooling.write_text("{}")
+    digests = [files_digest(tmp_path)]
+    (tmp_path / "README.md").write_text("does not count")
+    assert files_digest(tmp_path) == digests[0]
+    pooling.write_text('{"mode": "max"}')
+    digests.append(files_digest(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    digests.append(files_digest(tmp_path))
+    assert len(set(digests)) == 3
+
+
+def test_loading_says_what_to_do_when_there_is_no_such_encoder(tmp_path):
+    with pytest.raises(FailedPrecondition, match="hf download") as caught:
+        load_encoder("nobody/nothing")
+    assert caught.value.reason == "ENCODER_NOT_FOUND"
+    with pytest.raises(FailedPrecondition) as caught:
+        load_encoder(str(tmp_path))
+    assert caught.value.reason == "ENCODER_INVALID"
