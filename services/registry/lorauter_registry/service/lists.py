@@ -62,7 +62,7 @@ def _kind(column: Any) -> type:
 def _bounded(items: Sequence[T]) -> tuple[T, ...]:
     size = 0
     for index, item in enumerate(items):
-        size += len(item.model_dump_json())
+        size += len(item.model_dump_json().encode())
         if index and size > MAX_PAGE_BYTES:
             return tuple(items[:index])
     return tuple(items)
