@@ -10,6 +10,7 @@ from qdrant_client import QdrantClient, models
 
 from lorauter.errors import LorauterError, NotFound, Unavailable
 from lorauter.index import ExampleSet, MemoryIndex, QdrantIndex, SnapshotIndex, canonical, root_digest
+from lorauter.index.codec import marker_id
 from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task
 
 KINDS = ["memory", "local", "process", *(["server"] if os.environ.get("QDRANT_URL") else [])]
@@ -181,6 +182,7 @@ def test_verify_is_sound_only_when_the_expected_snapshot_is_there(index, tenant)
     index.publish(snap, sets)
     assert index.verify(snap, sets).is_sound
     assert not index.verify(replace(snap, generation=3), sets).current
+    assert index.verify(replace(snap, generation=3), sets).missing == 1
 
 
 def test_a_lower_generation_is_published_when_the_tenant_was_cleared(index, tenant):
@@ -202,6 +204,36 @@ def test_publish_refuses_when_a_figure_is_not_finite(index, tenant):
     assert index.published(tenant) is None
 
 
+def test_single_points_are_restored_when_publishing_is_thorough(tenant):
+    client = QdrantClient(":memory:")
+    index = QdrantIndex(client)
+    snap = snapshot(tenant, 2, [task(1), task(2)])
+    sets = examples(snap.pools["main"].tasks)
+    index.publish(snap, sets)
+    chosen = models.Filter(must=[models.FieldCondition(key="position", match=models.MatchValue(value=0))])
+    client.delete("examples", models.FilterSelector(filter=chosen))
+    assert index.verify(snap, sets).missing == 2
+    assert index.publish(snap, sets).written == 0
+    assert index.publish(snap, sets, thorough=True).written == 6
+    assert index.verify(snap, sets).is_sound
+
+
+def test_what_a_dead_publisher_left_is_deleted_when_publishing_is_thorough(tenant):
+    client = QdrantClient(":memory:")
+    index = QdrantIndex(client)
+    publish(index, snapshot(tenant, 2, [task(9)]))
+    marker = client.retrieve("profiles", [marker_id(tenant)])[0]
+    snap = snapshot(tenant, 1, [task(1)])
+    sets = examples(snap.pools["main"].tasks)
+    index.publish(snap, sets)
+    snap = replace(snap, generation=3)
+    client.upsert("profiles", [models.PointStruct(id=marker.id, vector={}, payload=marker.payload)])
+    assert index.publish(snap, sets).deleted == 5
+    assert index.verify(snap, sets).surplus == 1
+    assert index.publish(snap, sets, thorough=True).deleted == 1
+    assert index.verify(snap, sets).surplus == 0
+
+
 @pytest.mark.parametrize("part", ["tasks", "examples", "profiles"])
 def test_publishing_repairs_when_points_are_lost(part, tenant):
     client = QdrantClient(":memory:")
@@ -212,7 +244,7 @@ def test_publishing_repairs_when_points_are_lost(part, tenant):
     held = {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
     client.delete_collection(held[part])
     assert not index.verify(snap, sets).is_sound
-    assert index.publish(snap, sets).digest == report.digest
+    assert index.publish(snap, sets, thorough=True).digest == report.digest
     assert index.verify(snap, sets).is_sound
     assert same(index.read(tenant), canonical(snap))
 

@@ -31,6 +31,7 @@ POINT_BATCH = 256
 class Collections:
     """The collections of an encoder, by role. Another encoder has its own tasks and examples."""
 
+    prefix: str
     tasks: str
     examples: str
     profiles: str
@@ -41,6 +42,7 @@ class Collections:
         short = encoder_digest.removeprefix("sha256:")[:12]
         end = f"v{SCHEMA_VERSION}"
         return cls(
+            prefix=prefix,
             tasks=f"{prefix}lorauter-tasks-{short}-{end}",
             examples=f"{prefix}lorauter-examples-{short}-{end}",
             profiles=profiles_collection(prefix),

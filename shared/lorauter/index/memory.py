@@ -31,7 +31,9 @@ class MemoryIndex:
             raise index_empty(tenant)
         return held if held is not None and held.digest == snapshot.digest else snapshot
 
-    def publish(self, snapshot: Snapshot, examples: Sequence[ExampleSet]) -> PublishReport:
+    def publish(
+        self, snapshot: Snapshot, examples: Sequence[ExampleSet], *, thorough: bool = False
+    ) -> PublishReport:
         """See SnapshotIndex."""
         kept = canonical(snapshot)
         wanted = _points(snapshot, examples)
@@ -48,8 +50,8 @@ class MemoryIndex:
         """See SnapshotIndex."""
         marker = self.published(snapshot.tenant)
         current = marker == (snapshot.generation, encode(snapshot).digest)
-        held = self._points.get(snapshot.tenant, set())
-        return IndexCheck(current, len(_points(snapshot, examples) - held))
+        held, wanted = self._points.get(snapshot.tenant, set()), _points(snapshot, examples)
+        return IndexCheck(current, missing=len(wanted - held), surplus=len(held - wanted))
 
     def clear(self, tenant: str) -> None:
         """See SnapshotIndex."""

@@ -35,10 +35,15 @@ class PublishReport:
 
 @dataclass(frozen=True, slots=True)
 class IndexCheck:
-    """How the index differs from what it should hold: nothing where ``current`` and not ``missing``."""
+    """How the index differs from what it should hold.
+
+    ``current``: the marker names the expected root. ``missing`` points are gone; ``surplus`` points are
+    of no use, left by publishers that died, and harm nobody.
+    """
 
     current: bool
     missing: int
+    surplus: int
 
     @property
     def is_sound(self) -> bool:
@@ -64,11 +69,14 @@ class SnapshotIndex(Protocol):
         that the root names are gone.
         """
 
-    def publish(self, snapshot: Snapshot, examples: Sequence[ExampleSet]) -> PublishReport:
-        """Writes what is missing, moves the marker forward, then deletes what no reader can reach.
+    def publish(
+        self, snapshot: Snapshot, examples: Sequence[ExampleSet], *, thorough: bool = False
+    ) -> PublishReport:
+        """Writes what is missing, moves the marker forward, then deletes what it made unreachable.
 
         ``snapshot.digest`` is not read. ``examples`` are those of the snapshot's tasks; vectors are
-        finite and of one dimension.
+        finite and of one dimension. ``thorough`` looks at every point: it also completes sets of examples
+        that lost some, and deletes what dead publishers left.
         """
 
     def verify(self, snapshot: Snapshot, examples: Sequence[ExampleSet]) -> IndexCheck:

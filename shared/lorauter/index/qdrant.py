@@ -11,7 +11,7 @@ serves exactly them::
     PUT  /collections/{name}/points?wait=true            points, update_filter (range on `generation`)
     POST /collections/{name}/points                      by ids; with_payload, with_vector
     POST /collections/{name}/points/count                exact; filter: match value and any, range, has_id
-    POST /collections/{name}/points/delete?wait=true     the same filters
+    POST /collections/{name}/points/delete?wait=true     by ids, or the same filters
 
 An absent collection is answered 404 with ``{"status": {"error": "Not found: ..."}}``.
 """
@@ -102,41 +102,41 @@ class QdrantIndex:
             f"the index lacks points of tenant {tenant!r}: the worker repairs it; retry in a few seconds",
         )
 
-    def publish(self, snapshot: Snapshot, examples: Sequence[ExampleSet]) -> PublishReport:
+    def publish(
+        self, snapshot: Snapshot, examples: Sequence[ExampleSet], *, thorough: bool = False
+    ) -> PublishReport:
         """See SnapshotIndex."""
         tree = encode(snapshot)
         names = Collections.of(self._prefix, snapshot.encoder_digest)
         writer = SnapshotWriter(self._client, names, snapshot, tree, examples)
         with reachable():
             layout.ensure(self._client, names, _dimension(tree))
-            written = writer.write_tasks() + writer.write_examples() + writer.write_root()
+            before = self.published(snapshot.tenant)
+            written = writer.write_tasks() + writer.write_examples(thorough) + writer.write_root()
             writer.move_marker()
             deleted = 0
             if moved := self._is_published(snapshot, tree):
                 layout.point_aliases(self._client, self._prefix, names)
-                if self._is_published(snapshot, tree):
-                    deleted = writer.delete_unreachable()
+                deleted = self._clean(writer, before, thorough)
                 written += writer.write_tasks()  # an older publisher may have cleaned up meanwhile
         return PublishReport(tree.digest, written, deleted, moved)
 
     def verify(self, snapshot: Snapshot, examples: Sequence[ExampleSet]) -> IndexCheck:
         """See SnapshotIndex."""
         tree = encode(snapshot)
-        current = self._is_published(snapshot, tree)
         names = Collections.of(self._prefix, snapshot.encoder_digest)
         writer = SnapshotWriter(self._client, names, snapshot, tree, examples)
-        expected = 1 + len(tree.tasks) + writer.example_count
-        try:
-            with reachable():
-                found = len(layout.present(self._client, self._profiles, [tree.root_id]))
-                if tree.tasks:
-                    found += len(layout.present(self._client, names.tasks, list(tree.tasks)))
-                    found += writer.count_examples()
-        except Unavailable as error:
-            if not layout.is_absent(error):
-                raise
-            found = 0
-        return IndexCheck(current, expected - found)
+        tenant = snapshot.tenant
+        size = sum(writer.set_sizes.values())
+        current = self._is_published(snapshot, tree)
+        with reachable():
+            roots = len(self._present(names.profiles, [tree.root_id]))
+            tasks = len(self._present(names.tasks, list(tree.tasks)))
+            held = self._count(names.examples, tenant)
+            found = size if held == size else writer.count_examples() if held else 0
+            surplus = held - found + self._count(names.tasks, tenant) - tasks
+            surplus += self._count(names.profiles, tenant) - roots - (self.published(tenant) is not None)
+        return IndexCheck(current, 1 - roots + len(tree.tasks) - tasks + size - found, surplus)
 
     def clear(self, tenant: str) -> None:
         """See SnapshotIndex."""
@@ -151,6 +151,23 @@ class QdrantIndex:
     def close(self) -> None:
         """See SnapshotIndex."""
         self._client.close()
+
+    def _clean(self, writer: SnapshotWriter, before: tuple[int, str] | None, thorough: bool) -> int:
+        if thorough:
+            return writer.delete_unreachable()
+        root = self._payload(point_id(before[1])) if before is not None else None
+        return writer.delete_replaced(before[1], root) if before is not None and root is not None else 0
+
+    def _present(self, collection: str, ids: list[str]) -> set[str]:
+        if not ids or not self._client.collection_exists(collection):
+            return set()
+        return layout.present(self._client, collection, ids)
+
+    def _count(self, collection: str, tenant: str) -> int:
+        if not self._client.collection_exists(collection):
+            return 0
+        chosen = models.Filter(must=[of_tenant(tenant)])
+        return self._client.count(collection, count_filter=chosen, exact=True).count
 
     def _is_published(self, snapshot: Snapshot, tree: Tree) -> bool:
         return self.published(snapshot.tenant) == (snapshot.generation, tree.digest)

@@ -8,16 +8,21 @@ from qdrant_client import QdrantClient, models
 
 from lorauter.index import collections as layout
 from lorauter.index.codec import (
+    Payload,
     TaskPoint,
     Tree,
     example_points,
     example_set_digest,
     marker_id,
     point_id,
+    task_ids,
 )
 from lorauter.index.collections import DENSE, LEXICAL, Collections
 from lorauter.index.port import ExampleSet
 from lorauter.routing.model import Snapshot
+
+SETS = "sets"
+"""Field of a stored root: its sets of examples with their sizes, so that the next one knows what goes."""
 
 
 class SnapshotWriter:
@@ -46,29 +51,23 @@ class SnapshotWriter:
         self._upsert(self._names.tasks, [self._task_point(point) for point in missing])
         return len(missing)
 
-    def write_examples(self) -> int:
-        """Writes the sets whose last point, written last, is missing; all incomplete ones if any is."""
+    def write_examples(self, thorough: bool) -> int:
+        """Writes the sets whose last point, written last, is missing; returns how many points.
+
+        ``thorough`` counts every set, and writes those again that lost points since.
+        """
         if not self._tree.tasks:
             return 0
-        last = {
-            point_id(f"{digest}:{len(part.vectors) - 1}"): digest
-            for digest, part in self._sets.items()
-            if len(part.vectors)
-        }
+        last = {_example_id(set_, size - 1): set_ for set_, size in self.set_sizes.items() if size}
         held = {last[id_] for id_ in layout.present(self._client, self._names.examples, list(last))}
-        written = sum(self._write_set(part) for digest, part in self._sets.items() if digest not in held)
-        if self.count_examples(list(self._sets)) != self.example_count:
-            written += sum(
-                self._write_set(part)
-                for digest, part in self._sets.items()
-                if self.count_examples([digest]) != len(part.vectors)
-            )
-        return written
+        if thorough and self.count_examples() != sum(self.set_sizes.values()):
+            held = {set_ for set_ in held if self.count_examples([set_]) == self.set_sizes[set_]}
+        return sum(self._write_set(part) for set_, part in self._sets.items() if set_ not in held)
 
     @property
-    def example_count(self) -> int:
-        """Number of example points that the snapshot has."""
-        return sum(len(part.vectors) for part in self._sets.values())
+    def set_sizes(self) -> dict[str, int]:
+        """The sets of examples by digest, with the number of their points."""
+        return {set_: len(part.vectors) for set_, part in self._sets.items()}
 
     def count_examples(self, sets: list[str] | None = None) -> int:
         """Returns how many points of these sets, all of the snapshot's by default, are in the index."""
@@ -82,7 +81,8 @@ class SnapshotWriter:
         """Writes the root if it is missing; returns how many points that were."""
         if layout.present(self._client, self._names.profiles, [self._tree.root_id]):
             return 0
-        root = models.PointStruct(id=self._tree.root_id, vector={}, payload=self._tree.root)
+        payload = {**self._tree.root, SETS: self.set_sizes}
+        root = models.PointStruct(id=self._tree.root_id, vector={}, payload=payload)
         self._upsert(self._names.profiles, [root])
         return 1
 
@@ -102,10 +102,24 @@ class SnapshotWriter:
             update_filter=models.Filter(must=[_up_to(generation)]),
         )
 
-    def delete_unreachable(self) -> int:
-        """Deletes points of this and older generations that this root does not name; returns how many.
+    def delete_replaced(self, digest: str, root: Payload) -> int:
+        """Deletes what the root that was published before, ``root``, named and this one does not."""
+        if digest == self._tree.digest:
+            return 0
+        names = Collections.of(self._names.prefix, root["encoder_digest"])
+        kept = self._tree.tasks if names.tasks == self._names.tasks else {}
+        sets = self._sets if names.tasks == self._names.tasks else {}
+        deleted = self._delete_ids(names.tasks, [id_ for id_ in task_ids(root) if id_ not in kept])
+        old = [(set_, size) for set_, size in root.get(SETS, {}).items() if set_ not in sets]
+        examples = [_example_id(set_, place) for set_, size in old for place in range(size)]
+        deleted += self._delete_ids(names.examples, examples)
+        return deleted + self._delete_ids(names.profiles, [point_id(digest)])
 
-        Points of newer generations are left: their publisher has not moved the marker yet.
+    def delete_unreachable(self) -> int:
+        """Deletes all points of this and older generations that this root does not name.
+
+        Looks at every point. Those of newer generations are left: their publisher has not moved the
+        marker yet.
         """
         kept = [self._tree.root_id, marker_id(self._snapshot.tenant)]
         deleted = self._delete(self._names.profiles, models.HasIdCondition(has_id=kept))
@@ -115,6 +129,12 @@ class SnapshotWriter:
         if self._client.collection_exists(self._names.examples):
             deleted += self._delete(self._names.examples, _match_any("set", list(self._sets)))
         return deleted
+
+    def _delete_ids(self, collection: str, ids: list[str]) -> int:
+        if ids and self._client.collection_exists(collection):
+            for batch in layout.in_batches(ids, layout.ID_BATCH):
+                self._client.delete(collection, models.PointIdsList(points=batch), wait=True)
+        return len(ids)
 
     def _delete(self, collection: str, kept: models.Condition) -> int:
         older = [of_tenant(self._snapshot.tenant), _up_to(self._snapshot.generation)]
@@ -148,6 +168,10 @@ class SnapshotWriter:
     def _upsert(self, collection: str, points: list[models.PointStruct]) -> None:
         for start in range(0, len(points), layout.POINT_BATCH):
             self._client.upsert(collection, points[start : start + layout.POINT_BATCH], wait=True)
+
+
+def _example_id(set_digest: str, position: int) -> str:
+    return point_id(f"{set_digest}:{position}")
 
 
 def of_tenant(tenant: str) -> models.FieldCondition:

@@ -104,14 +104,17 @@ class Indexer:
             return 0
         if projection is None or outbox.is_owed(self.engine, tenant):
             return 0
-        snapshot = projection.snapshot
+        snapshot, is_repair = projection.snapshot, True
         if marker is not None and marker[0] > snapshot.generation:
             # The marker was read first, so the registry itself went back: it was restored or made anew.
             self.index.clear(tenant)
-        elif self.index.verify(snapshot, projection.examples).is_sound:
-            return 0
-        report = self.index.publish(snapshot, projection.examples)
-        if not report.moved:
+        else:
+            check = self.index.verify(snapshot, projection.examples)
+            if check.is_sound and not check.surplus:
+                return 0
+            is_repair = not check.is_sound
+        report = self.index.publish(snapshot, projection.examples, thorough=True)
+        if not report.moved or not is_repair:
             return 0
         with self.engine.begin() as connection:
             record_published(connection, projection)

@@ -44,6 +44,7 @@ class Projector:
         self._encoder = encoder
         self._representations = Representations(engine, encoder, examples)
         self._newest: dict[str, Projection] = {}
+        self._fitted: dict[tuple[str, str], tuple[object, Profile]] = {}
 
     def project(self, tenant: str, deadline: float) -> Projection | None:
         """Returns the projection of the tenant's newest generation; None before its first write.
@@ -102,7 +103,7 @@ class Projector:
             base_model=pool.row.base_model,
             base_model_aliases=tuple(pool.row.aliases),
             untypical_policy=pool.row.untypical_policy,
-            profile=_profile(pool, examples),
+            profile=self._profile(tenant, pool, examples),
             tasks=tuple(tasks),
             adapters=_adapters(pool.adapters, routed),
             backends=tuple(
@@ -110,6 +111,18 @@ class Projector:
             ),
         )
         return projected, examples
+
+    def _profile(self, tenant: str, pool: PoolState, examples: Sequence[ExampleSet]) -> Profile:
+        """Returns the pinned profile, or one fitted on the examples, anew only when they changed."""
+        if pool.pinned is not None:
+            return Profile(pool.pinned.digest, pool.pinned.constants, pool.pinned.figures)
+        key = tenant, pool.row.id
+        fitted_on = [(part.task_id, part.version) for part in examples]
+        known = self._fitted.get(key)
+        if known is None or known[0] != fitted_on:
+            parts = [TaskExamples(part.task_id, part.vectors) for part in examples]
+            known = self._fitted[key] = (fitted_on, fit_profile(parts))
+        return known[1]
 
 
 def _routed_versions(pool: PoolState) -> dict[str, int]:
@@ -140,9 +153,3 @@ def _affinities(task: TaskState, routed: Mapping[str, int]) -> tuple[Affinity, .
         if arms.get(row.adapter_id) == row.adapter_version
     )
     return kept_affinities(measured, is_complete)
-
-
-def _profile(pool: PoolState, examples: Sequence[ExampleSet]) -> Profile:
-    if pool.pinned is not None:
-        return Profile(pool.pinned.digest, pool.pinned.constants, pool.pinned.figures)
-    return fit_profile([TaskExamples(part.task_id, part.vectors) for part in examples])
