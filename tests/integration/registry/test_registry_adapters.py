@@ -12,6 +12,7 @@ from lorauter.errors import (
     Conflict,
     FailedPrecondition,
     InvalidArgument,
+    LorauterError,
     NotFound,
     Unavailable,
 )
@@ -148,12 +149,13 @@ def test_champion_is_served_when_it_is_active(registry: Registry, tiny_pool: Any
     assert retired.served_version == 2
     removed = registry.set_adapter_alias(SetAdapterAlias(id="a", alias="champion"))
     assert removed.aliases == {}
-    for request, error in [
+    refusals: list[tuple[dict[str, Any], type[LorauterError]]] = [
         ({"alias": "champion"}, NotFound),
         ({"alias": "champion", "version": 9}, NotFound),
         ({"alias": "champion", "version": 1}, FailedPrecondition),
         ({"alias": "x", "version": 2, "etag": "old"}, Conflict),
-    ]:
+    ]
+    for request, error in refusals:
         with pytest.raises(error):
             registry.set_adapter_alias(SetAdapterAlias.model_validate({"id": "a", **request}))
 
