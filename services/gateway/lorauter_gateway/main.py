@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import httpx
 
@@ -33,17 +34,23 @@ def main() -> None:
 
 async def run(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
+    async with assembled(settings) as gateway:
+        await serve(settings, create_http(gateway, settings), grpc_server(gateway, settings))
+
+
+@asynccontextmanager
+async def assembled(settings: Settings) -> AsyncIterator[Gateway]:
+    """Puts the gateway together on its real ports, and follows the router meanwhile."""
     router = GrpcRouter(settings.router_address)
     async with backend_connections(settings) as http:
         fleet = HttpFleet(http)
-        gateway = Gateway(router, fleet, settings.max_concurrent_requests, settings.route_timeout_seconds)
 
         async def seen(snapshot: GetSnapshotResponse) -> None:
             await fleet.probe(snapshot.pools)
 
         follower = asyncio.create_task(router.follow(settings.snapshot_poll_seconds, seen))
         try:
-            await serve(settings, create_http(gateway, settings), grpc_server(gateway, settings))
+            yield Gateway(router, fleet, settings.max_concurrent_requests, settings.route_timeout_seconds)
         finally:
             follower.cancel()
             with suppress(asyncio.CancelledError):
@@ -69,3 +76,7 @@ def grpc_server(gateway: Gateway, settings: Settings) -> GrpcServer:
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server.server)
     server.announce(gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name)
     return server
+
+
+if __name__ == "__main__":
+    main()

@@ -13,8 +13,8 @@ from lorauter_gateway import metrics
 
 _TGI_PATHS = frozenset({"/", "/generate", "/generate_stream", "/info", "/health"})
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_OPENAI_CODES = {"MODEL_NOT_FOUND": "model_not_found", "PROMPT_TOO_LONG": "context_length_exceeded"}
-_MODEL_REASONS = frozenset({"MODEL_NOT_FOUND", "ADAPTER_NOT_FOUND"})
+_OPENAI_CODES = {"PROMPT_TOO_LONG": "context_length_exceeded"}
+_MODEL_REASONS = frozenset({"UNKNOWN_MODEL", "UNKNOWN_ADAPTER", "UNKNOWN_ADAPTER_VERSION", "UNKNOWN_POOL"})
 _TGI_FAULTS = {
     "GENERATION_FAILED": (424, "generation"),
     "STREAM_BROKEN": (500, "incomplete_generation"),

@@ -60,15 +60,16 @@ def openai_routes(gateway: Gateway, timeout_seconds: float) -> APIRouter:
     @routes.get("/v1/models")
     async def list_models() -> dict[str, Any]:
         """Lists what ``model`` can be: ``auto``, the pools, the base models, the adapters."""
-        return {"object": "list", "data": [_model(name, owner) for name, owner in await _names(gateway)]}
+        owners = await _owners(gateway)
+        return {"object": "list", "data": [_model(name, owner) for name, owner in owners.items()]}
 
     @routes.get("/v1/models/{name:path}")
     async def get_model(name: str) -> dict[str, Any]:
         """Returns one of them."""
-        for known, owner in await _names(gateway):
-            if known == name:
-                return _model(known, owner)
-        raise unknown_model(name)
+        owners = await _owners(gateway)
+        if name not in owners:
+            raise unknown_model(name)
+        return _model(name, owners[name])
 
     return routes
 
@@ -92,12 +93,11 @@ async def _events(
     yield "data: [DONE]\n\n"
 
 
-async def _names(gateway: Gateway) -> list[tuple[str, str]]:
+async def _owners(gateway: Gateway) -> dict[str, str]:
     pools = gateway.pools()
-    names = [("auto", "lorauter"), *((f"auto:{pool.pool}", pool.pool) for pool in pools)]
-    names += {pool.base_model: pool.pool for pool in pools}.items()
-    names += [(found.adapter_id, found.pool) for found in await gateway.router.adapters()]
-    return names
+    owners = {"auto": "lorauter", **{f"auto:{pool.pool}": pool.pool for pool in pools}}
+    owners |= {pool.base_model: pool.pool for pool in pools}
+    return owners | {found.adapter_id: found.pool for found in await gateway.router.adapters()}
 
 
 def _model(name: str, owner: str) -> dict[str, Any]:

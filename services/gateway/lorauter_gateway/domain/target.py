@@ -22,7 +22,7 @@ def parse_target(name: str, pools: Sequence[PoolSnapshot]) -> Target:
 
     ``auto`` and ``auto:<pool>`` route; ``base``, ``base:<pool>`` and a base model's id or alias
     bypass; everything else pins an adapter, optionally ``@`` a version or alias. Raises NotFound
-    (MODEL_NOT_FOUND) for what can be none of these.
+    (UNKNOWN_MODEL) for what can be none of these.
     """
     if name in ROUTED_NAMES:
         return Target()
@@ -42,7 +42,7 @@ def parse_target(name: str, pools: Sequence[PoolSnapshot]) -> Target:
 def unknown_model(name: str) -> NotFound:
     """Returns the error for a name that stands for nothing."""
     return NotFound(
-        "MODEL_NOT_FOUND",
+        "UNKNOWN_MODEL",
         f"the model {name[:80]!r} does not exist: use 'auto', an adapter's id, or the base model's id",
         model=name[:80],
     )

@@ -69,7 +69,7 @@ class Gateway:
         """Returns the first pool and the limits of one of its backends."""
         known = self.pools() or (await self.router.refresh()).pools
         if not known:
-            raise NotFound("POOL_NOT_FOUND", "there is no pool yet: create one in the registry")
+            raise NotFound("UNKNOWN_POOL", "there is no pool yet: create one in the registry")
         try:
             return known[0], await self._fleet.candidates(known[0])[0].backend.limits()
         except BackendFailed as failure:
@@ -134,14 +134,12 @@ class Gateway:
             return found
         names = ", ".join(pool.pool for pool in known.pools)
         if name:
-            raise NotFound(
-                "POOL_NOT_FOUND", f"there is no pool {name[:80]!r}: use one of {names or '(none)'}"
-            )
+            raise NotFound("UNKNOWN_POOL", f"there is no pool {name[:80]!r}: use one of {names or '(none)'}")
         if names:
             raise InvalidArgument(
                 "POOL_REQUIRED", f"name a pool, for there are several: {names}", field="pool"
             )
-        raise NotFound("POOL_NOT_FOUND", "there is no pool yet: create one in the registry")
+        raise NotFound("UNKNOWN_POOL", "there is no pool yet: create one in the registry")
 
     async def _forward(
         self,
