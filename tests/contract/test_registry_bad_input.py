@@ -11,6 +11,7 @@ import grpc
 import httpx
 import pytest
 import pytest_asyncio
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 
 from lorauter.registry.v1 import registry_pb2 as pb
@@ -147,7 +148,7 @@ BAD_CALLS: dict[str, tuple[Callable[[Any], Awaitable[Any]], grpc.StatusCode, str
         "INVALID_FIELD",
     ),
     "time": (
-        lambda rpc: rpc.RetireAdapter(pb.RetireAdapterRequest(id="a", pins_until={"seconds": 10**15})),
+        lambda rpc: rpc.RetireAdapter(pb.RetireAdapterRequest(id="a", pins_until=Timestamp(seconds=10**15))),
         grpc.StatusCode.INVALID_ARGUMENT,
         "INVALID_FIELD",
     ),
@@ -317,7 +318,7 @@ async def test_adapter_is_refused_and_nothing_stored(
 ) -> None:
     files = tiny_pools(pool.files.root / str(uuid.uuid4()))
     files.root.mkdir()
-    fields = {"id": "a", "pool": "p", "path": make(files)}
+    fields: dict[str, Any] = {"id": "a", "pool": "p", "path": make(files)}
     assert reason(await pool.http.post("/v1/adapters", json=fields), status) in expected
     _, refused = await rpc_reason(pool.rpc.RegisterAdapter(pb.RegisterAdapterRequest(**fields)))
     assert refused in expected

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import Engine
-from sqlmodel import func, select
+from sqlmodel import col, func, select
 
 from lorauter.errors import Unavailable
 from lorauter.store import create_engine, ping, read, tables, write
@@ -55,7 +55,7 @@ def test_generations_are_unique_and_match_the_outbox_when_20_threads_write(engin
         generations = [one for mine in threads.map(work, range(20)) for one in mine]
     assert sorted(generations) == list(range(1, len(generations) + 1))
     with read(engine) as session:
-        rows = session.exec(select(tables.Outbox).order_by(tables.Outbox.id)).all()
+        rows = session.exec(select(tables.Outbox).order_by(col(tables.Outbox.id))).all()
         counter = session.get(tables.Generation, "default")
     assert [row.generation for row in rows] == sorted(generations)
     assert counter is not None

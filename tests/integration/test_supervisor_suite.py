@@ -102,7 +102,7 @@ def test_a_part_is_back_on_its_address_when_it_was_killed(suite, part):
             url=suite.addresses.index_http, check_compatibility=False
         ).get_collections(),
         "valkey": lambda: redis.Redis.from_url(suite.addresses.redis_url).ping(),
-        "postgres": lambda: psycopg.connect(suite.addresses.database_url).close() or True,
+        "postgres": lambda: psycopg.connect(suite.addresses.database_url).execute("SELECT 1"),
     }[part]
     killed = suite.pids()[part]
     assert works(answers)

@@ -104,7 +104,7 @@ def test_an_adapter_is_checked_when_peft_itself_wrote_it(tmp_path: Path) -> None
     assert modules[V] == (8, 4)
     assert "model.embed_tokens" not in modules
     config = LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "down_proj"], use_rslora=True)
-    get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    get_peft_model(model, config).save_pretrained(str(tmp_path / "adapter"))
     raw = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     raw["base_model_name_or_path"] = "demo/base"
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(raw))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from lorauter.errors import FailedPrecondition, InvalidArgument, PayloadTooLarge
 from lorauter_registry.domain.adapter_requests import RegisterAdapter
@@ -73,7 +73,12 @@ def test_forged_page_token_is_refused(token: str) -> None:
 
 def test_page_token_is_refused_when_it_is_another_lists() -> None:
     token = encode_token("tasks of a", ["x"])
-    for scope, kinds in [("tasks of b", [str]), ("tasks of a", [int]), ("tasks of a", [str, str])]:
+    cases: list[tuple[str, list[type]]] = [
+        ("tasks of b", [str]),
+        ("tasks of a", [int]),
+        ("tasks of a", [str, str]),
+    ]
+    for scope, kinds in cases:
         with pytest.raises(InvalidArgument):
             decode_token(scope, token, kinds)
 
@@ -200,7 +205,9 @@ TASK = {"id": "t", "pool": "p", "metric": "exact_match"}
         (RegisterBackend, {"id": "b", "pool": "p", "kind": "TGI", "url": "http://x:99999"}, "INVALID_URL"),
     ],
 )
-def test_request_is_refused_with_a_reason(kind: type, data: dict[str, object], reason: str) -> None:
+def test_request_is_refused_with_a_reason(
+    kind: type[BaseModel], data: dict[str, object], reason: str
+) -> None:
     with pytest.raises(InvalidArgument) as caught:
         kind.model_validate(data)
     assert caught.value.reason == reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lorauter.errors import FailedPrecondition, InvalidArgument, LorauterError, NotFound
@@ -21,7 +23,7 @@ def served(*adapters: Adapter, others: tuple[str, ...] = ()) -> ServedSnapshot:
     return ServedSnapshot.of(Snapshot("default", 3, "", "sha256:e", pools))
 
 
-def version(number: int, routable: bool = False, **fields: object) -> Adapter:
+def version(number: int, routable: bool = False, **fields: Any) -> Adapter:
     return Adapter("a", number, f"sha256:{number}", routable, **fields)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lorauter.errors import Exhausted
 from lorauter_router.adapters.encoding import MAX_CHARACTERS, BatchingEncoder
+from lorauter_router.ports import Encoded
 
 
 class GatedEncoder:
@@ -44,7 +45,7 @@ async def queries(gated: GatedEncoder) -> AsyncIterator[BatchingEncoder]:
     await encoder.close()
 
 
-async def started(queries: BatchingEncoder, *texts: str) -> list[asyncio.Task[object]]:
+async def started(queries: BatchingEncoder, *texts: str) -> list[asyncio.Task[list[Encoded]]]:
     """Starts one call per text and lets each reach the queue."""
     tasks = [asyncio.create_task(queries.encode([text])) for text in texts]
     await asyncio.sleep(0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lorauter.errors import InvalidArgument
-from lorauter.routing import STRATEGIES, Action, RouteOptions, compile_pool, decide
+from lorauter.routing import STRATEGIES, Action, Decision, RouteOptions, compile_pool, decide
 from lorauter.routing.fitting import TYPICALITY_LEVELS, make_profile, typicality_name
 from lorauter.routing.model import Adapter, Affinity, Pool, Task
 
@@ -46,11 +47,11 @@ THREE = pool(
 )
 
 
-def weights(decision: object) -> dict[str, float]:
+def weights(decision: Decision) -> dict[str, float]:
     return {item.arm.adapter_id: item.weight for item in decision.adapters}
 
 
-def paper(pool: Pool, **options: object) -> dict[str, float]:
+def paper(pool: Pool, **options: Any) -> dict[str, float]:
     return weights(decide(pool, QUERY, RouteOptions(strategy="paper", **options)))
 
 
@@ -176,7 +177,7 @@ def test_adapter_is_not_chosen_when_its_measured_version_is_not_routable(adapter
     assert paper(pool([task("t", 0, {"a": 0.9, "b": 0.1})], (adapter, "b"))) == {"b": 1.0}
 
 
-def quantiles(low: float, high: float) -> dict[str, float]:
+def quantiles(low: float, high: float) -> dict[str, Any]:
     return {typicality_name(level): low + level * (high - low) for level in TYPICALITY_LEVELS}
 
 

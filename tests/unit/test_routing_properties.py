@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,7 +95,7 @@ def test_exclusions_are_respected_when_given(pool: Pool, query: np.ndarray, opti
 @settings(deadline=None, max_examples=150)
 @given(pools(), VECTORS, OPTIONS, st.randoms(use_true_random=False))
 def test_decision_is_the_same_when_tasks_and_adapters_come_in_another_order(
-    pool: Pool, query: np.ndarray, options: RouteOptions, random: object
+    pool: Pool, query: np.ndarray, options: RouteOptions, random: Random
 ) -> None:
     tasks, adapters = list(pool.tasks), list(pool.adapters)
     random.shuffle(tasks)

@@ -32,7 +32,7 @@ def supervised(tmp_path):
     made = []
 
     def make(*specs, needs=None):
-        lines = []
+        lines: list[str] = []
         supervisor = Supervisor(LogFolder(tmp_path / "logs"), lines.append, lambda: None)
         for spec in specs:
             supervisor.add(spec, (needs or {}).get(spec.name, ()))

@@ -2,6 +2,7 @@
 
 import itertools
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -166,7 +167,7 @@ def test_spaced_positions_are_distinct_and_within_limits_when_chosen(count, limi
     assert len(gaps) <= 2
 
 
-URLS = {
+URLS: dict[str, Any] = {
     "database_url": "postgresql://x@h/d",
     "redis_url": "redis://h:1/0",
     "qdrant_url": "http://h:1",

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -33,11 +34,11 @@ QUERY = "what is 8 plus 5"
 class RunningRouter:
     """A router that runs in this process, and a stub on it."""
 
-    def __init__(self, router: Router, stub: RouterServiceStub) -> None:
+    def __init__(self, router: Router, stub: Any) -> None:
         self.follower = router.follower
         self.stub = stub
 
-    async def route(self, seconds: float = 10, **fields: object) -> pb.RouteResponse:
+    async def route(self, seconds: float = 10, **fields: Any) -> pb.RouteResponse:
         return await self.stub.Route(pb.RouteRequest(**{"query": QUERY, **fields}), timeout=seconds)
 
     async def refusal(self, call: grpc.aio.UnaryUnaryCall) -> LorauterError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 import grpc
 import pytest
@@ -73,7 +73,7 @@ async def test_batch_is_answered_in_order_when_queries_differ(router) -> None:
     ],
 )
 async def test_request_is_refused_with_a_reason_when_it_is_wrong(
-    router, fields: Mapping[str, object], code: str, reason: str
+    router, fields: dict[str, Any], code: str, reason: str
 ) -> None:
     error = await router.refusal(router.route(**fields))
     assert (error.grpc_status.name, error.reason) == (code, reason)

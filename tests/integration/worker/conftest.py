@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 from sqlalchemy import Engine, text
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from lorauter.encoder import Encoder
 from lorauter.index import QdrantIndex
@@ -184,7 +184,7 @@ class Registry:
     def operations(self) -> list[tables.Operation]:
         with Session(self.engine) as session:
             chosen = select(tables.Operation).where(tables.Operation.tenant == self.tenant)
-            return list(session.exec(chosen.order_by(tables.Operation.create_time)))
+            return list(session.exec(chosen.order_by(col(tables.Operation.create_time))))
 
     @staticmethod
     def questions(topic: str, count: int = 4) -> list[tuple[str, str]]:

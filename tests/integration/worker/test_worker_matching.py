@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 
 import pytest
 from sqlalchemy import text
@@ -19,7 +20,7 @@ from lorauter_worker.service.matching import Matcher
 class ScriptedEvaluator:
     """An evaluator that knows each adapter's share of right answers, and may be told to fail."""
 
-    def __init__(self, right: dict[str, int], broken: set[str] = frozenset()) -> None:
+    def __init__(self, right: dict[str, int], broken: AbstractSet[str] = frozenset()) -> None:
         """``right``: how many of each task's first examples an adapter's digest gets right."""
         self.right = right
         self.broken = broken

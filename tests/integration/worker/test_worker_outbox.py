@@ -5,7 +5,7 @@ import time
 import uuid
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from lorauter.store import create_engine
 from lorauter.store.tables import Outbox
@@ -24,7 +24,7 @@ def engine(postgres_url):
 def owe(engine, topic="index", key="main", generation=1, tenant=TENANT) -> None:
     with engine.begin() as connection:
         connection.execute(
-            Outbox.__table__.insert().values(
+            insert(Outbox).values(
                 tenant=tenant,
                 topic=topic,
                 key=key,
