@@ -1,6 +1,7 @@
 """Publishers that repeat themselves, come late or die between any two calls leave one generation."""
 
 import uuid
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
@@ -69,8 +70,8 @@ steps = st.lists(
 def run(client: QdrantClient, tenant: str, number: int, crash_after: int | None) -> None:
     snapshot, examples = generation(tenant, number)
     try:
-        index = QdrantIndex(client if crash_after is None else DyingClient(client, crash_after))
-        index.publish(snapshot, examples)
+        source: Any = client if crash_after is None else DyingClient(client, crash_after)
+        QdrantIndex(source).publish(snapshot, examples)
     except Crash:
         pass
 

@@ -192,7 +192,7 @@ class Registry:
         return [(f"{topic} question number {n}", f"{topic} answer {n}") for n in range(count)]
 
     @staticmethod
-    def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:
         """Waits until the condition holds; fails when it does not in time."""
         deadline = time.monotonic() + seconds
         while not condition():
