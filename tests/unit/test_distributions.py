@@ -39,7 +39,7 @@ LOADED_BY_NAME = {
 """Requirements that no import statement names, and why they are there."""
 
 
-COMES_WITH = {"pydantic-core": "pydantic", "starlette": "fastapi"}
+COMES_WITH = {"pydantic-core": "pydantic", "starlette": "fastapi", "kombu": "celery", "redis": "celery"}
 """Distributions that another one pins or re-exports, so that declaring that one is enough."""
 
 
