@@ -71,9 +71,10 @@ class Plan:
 
 
 def plan(data_dir: Path, ports: Mapping[str, int], options: SuiteOptions, given: Mapping[str, str]) -> Plan:
-    """Returns what to run. ``given`` may hold DATABASE_URL, REDIS_URL and QDRANT_URL of external servers.
+    """Returns what to run. ``given`` is the caller's environment.
 
-    Raises PartFailed where an embedded part's wheel is missing.
+    Its DATABASE_URL, REDIS_URL and QDRANT_URL name external servers, which replace embedded ones; its
+    LORAUTER_ADAPTER_ROOTS come on top of ours. Raises PartFailed where an embedded part's wheel is missing.
     """
     postgres = EmbeddedPostgres(data_dir, ports["postgres"])
     addresses = _addresses(data_dir, ports, given, postgres)
@@ -84,7 +85,7 @@ def plan(data_dir: Path, ports: Mapping[str, int], options: SuiteOptions, given:
         processes.append((valkey_process(data_dir / "valkey", ports["valkey"]), ()))
     if not given.get("DATABASE_URL"):
         processes.append((postgres.process(), ()))
-    environment = {**_ONE_THREAD, **_connections(addresses, data_dir, options), **options.environment}
+    environment = {**_ONE_THREAD, **_connections(addresses, data_dir, options, given), **options.environment}
     processes.append((_migrations(environment), ("postgres",)))
     for name in (name for name in SERVICES if name in options.services):
         processes.append((_service(name, ports, environment), _NEEDS[name]))
@@ -128,8 +129,11 @@ def _addresses(
     )
 
 
-def _connections(addresses: Addresses, data_dir: Path, options: SuiteOptions) -> dict[str, str]:
-    roots = [*options.adapter_roots, data_dir / "incoming"]
+def _connections(
+    addresses: Addresses, data_dir: Path, options: SuiteOptions, given: Mapping[str, str]
+) -> dict[str, str]:
+    own = given.get("LORAUTER_ADAPTER_ROOTS", "").split(os.pathsep)
+    roots = [*options.adapter_roots, data_dir / "incoming", *(Path(root) for root in own if root)]
     return {
         "DATABASE_URL": addresses.database_url,
         "REDIS_URL": addresses.redis_url,
@@ -139,9 +143,9 @@ def _connections(addresses: Addresses, data_dir: Path, options: SuiteOptions) ->
         "LORAUTER_ADAPTER_STORE": str(data_dir / "adapters"),
         "LORAUTER_ADAPTER_ROOTS": os.pathsep.join(str(root.absolute()) for root in roots),
         "LORAUTER_ROUTER_ADDRESS": addresses.router_grpc,
-        "LORAUTER_MODEL": os.environ.get("LORAUTER_MODEL") or str(options.model),
-        "LORAUTER_MODEL_ID": os.environ.get("LORAUTER_MODEL_ID") or options.model_id,
-        "LORAUTER_DRAIN_SECONDS": os.environ.get("LORAUTER_DRAIN_SECONDS") or "3",
+        "LORAUTER_MODEL": given.get("LORAUTER_MODEL") or str(options.model),
+        "LORAUTER_MODEL_ID": given.get("LORAUTER_MODEL_ID") or options.model_id,
+        "LORAUTER_DRAIN_SECONDS": given.get("LORAUTER_DRAIN_SECONDS") or "3",
     }
 
 

@@ -13,6 +13,9 @@ from typing import IO
 
 from lorauter_suite.embedded.identity import SAME, Identity, launcher
 
+_PROBE_SECONDS = 0.05
+"""Pause between two looks at a process that is not ready yet."""
+
 
 class PartFailed(Exception):
     """A part of the suite could not be brought up; the message says which, why and what to do."""
@@ -70,7 +73,7 @@ def await_ready(
             raise PartFailed(f"{spec.name} ended with status {process.returncode} before it was ready")
         if time.monotonic() > deadline:
             raise PartFailed(f"{spec.name} was not ready within {spec.ready_seconds:g} s")
-        time.sleep(0.02)
+        time.sleep(_PROBE_SECONDS)
 
 
 def stop(spec: ProcessSpec, process: subprocess.Popen[bytes], seconds: float) -> None:
