@@ -6,8 +6,11 @@ import os
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 from lorauter.errors import LorauterError
+
+_FOLDERS = "lorauter-worker-metrics-"
 
 
 def main() -> None:
@@ -15,10 +18,10 @@ def main() -> None:
     from lorauter_worker.config import Settings
 
     settings = Settings.load()
+    folder = _metrics_folder()
     # Celery and prometheus_client read these when they are imported.
     os.environ["REMAP_SIGTERM"] = "SIGQUIT"
-    folder = tempfile.mkdtemp(prefix="lorauter-worker-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     from lorauter_worker.wiring import run
 
     try:
@@ -29,6 +32,25 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     sys.exit(status)
+
+
+def _metrics_folder() -> Path:
+    """Makes a folder for this process's metrics, and removes those that killed workers left."""
+    parent = Path(tempfile.gettempdir())
+    for left in parent.glob(f"{_FOLDERS}*"):
+        if not _is_running(left.name.removeprefix(_FOLDERS).partition("-")[0]):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_FOLDERS}{os.getpid()}-", dir=parent))
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 if __name__ == "__main__":
