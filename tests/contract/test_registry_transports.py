@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -194,7 +196,10 @@ async def test_document_describes_every_route_and_only_problems_as_errors(served
             assert "422" not in operation["responses"]
             content = operation["responses"]["default"]["content"]
             assert list(content) == ["application/problem+json"]
-    assert {"Pool", "Task", "Adapter", "Operation", "Problem"} <= set(document["components"]["schemas"])
+    schemas = document["components"]["schemas"]
+    for reference in re.findall(r'"\$ref": "([^"]*)"', json.dumps(document)):
+        assert reference.removeprefix("#/components/schemas/") in schemas, reference
+    assert {"Pool", "Task", "Adapter", "Operation", "Problem", "ImportAffinities"} <= set(schemas)
 
 
 async def test_service_is_ready_when_postgres_answers(served: Any) -> None:

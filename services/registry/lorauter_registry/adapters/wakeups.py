@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Collection
+from functools import partial
 
 from celery import Celery
 
@@ -32,7 +34,9 @@ class CeleryWakeups:
         self._changed = threading.Condition()
         self._closing = False
         self._away = False
-        self._thread = threading.Thread(target=self._run, name="wakeups", daemon=True)
+        # With the context the thread's log lines name the service, as all others do.
+        run = partial(contextvars.copy_context().run, self._run)
+        self._thread = threading.Thread(target=run, name="wakeups", daemon=True)
         self._thread.start()
 
     def wake(self, topics: Collection[str]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from prometheus_client import Histogram
 
@@ -15,7 +15,7 @@ from lorauter_registry.domain.requests import GetById
 from lorauter_registry.domain.resources import Operation
 from lorauter_registry.service import Registry
 
-Q = TypeVar("Q")
+Q = TypeVarTuple("Q")
 A = TypeVar("A")
 
 WAITING_PER_THREAD = 16
@@ -36,8 +36,8 @@ class Calls:
         self._most = threads * (1 + WAITING_PER_THREAD)
         self._running = 0
 
-    async def run(self, call: Callable[[Q], A], request: Q) -> A:
-        """Returns what ``call(request)`` returns, on a thread.
+    async def run(self, call: Callable[[*Q], A], *arguments: *Q) -> A:
+        """Returns what ``call(*arguments)`` returns, on a thread.
 
         Raises Exhausted (TOO_MANY_CALLS) when too many wait already. A call whose caller has gone while
         it waited is not begun.
@@ -49,7 +49,7 @@ class Calls:
         outcome = "ok"
         self._running += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, call, request)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call, *arguments)
         except LorauterError as error:
             outcome = error.reason
             raise

@@ -45,9 +45,7 @@ class _Streams:
                 _take(piece, examples)
         if header is None:
             raise _no_header()
-        request = header
-        put = self._calls.registry.put_validation_set
-        answer = await self._calls.run(lambda complete: put(request, complete), examples)
+        answer = await self._calls.run(self._calls.registry.put_validation_set, header, examples)
         return to_message(answer, pb.Task)
 
     async def WatchOperation(  # noqa: N802

@@ -1,4 +1,7 @@
-"""What lists and other calls answer that return no single resource."""
+"""What lists and other calls answer that return no single resource.
+
+A list's empty ``next_page_token`` marks its last page.
+"""
 
 from __future__ import annotations
 
@@ -16,65 +19,68 @@ from lorauter_registry.domain.resources import (
 )
 
 
-class ListAnswer(Value):
-    """A page; an empty ``next_page_token`` marks the last."""
-
-    next_page_token: str = ""
-
-
-class PoolList(ListAnswer):
+class PoolList(Value):
     """A page of pools, by id."""
 
     pools: tuple[Pool, ...]
+    next_page_token: str = ""
 
 
-class BackendList(ListAnswer):
+class BackendList(Value):
     """A page of backends, by id."""
 
     backends: tuple[Backend, ...]
+    next_page_token: str = ""
 
 
-class TaskList(ListAnswer):
+class TaskList(Value):
     """A page of tasks, by id."""
 
     tasks: tuple[Task, ...]
+    next_page_token: str = ""
 
 
-class ValidationExampleList(ListAnswer):
+class ValidationExampleList(Value):
     """A page of the examples of a task's version, in their order."""
 
     examples: tuple[ValidationExample, ...]
     version: int
+    next_page_token: str = ""
 
 
-class AdapterList(ListAnswer):
+class AdapterList(Value):
     """A page of adapters, by id."""
 
     adapters: tuple[Adapter, ...]
+    next_page_token: str = ""
 
 
-class AdapterVersionList(ListAnswer):
+class AdapterVersionList(Value):
     """A page of an adapter's versions, newest first."""
 
     versions: tuple[AdapterVersion, ...]
+    next_page_token: str = ""
 
 
-class AffinityList(ListAnswer):
+class AffinityList(Value):
     """A page of affinities of current task versions, by task and adapter."""
 
     affinities: tuple[Affinity, ...]
+    next_page_token: str = ""
 
 
-class OperationList(ListAnswer):
+class OperationList(Value):
     """A page of operations, newest first."""
 
     operations: tuple[Operation, ...]
+    next_page_token: str = ""
 
 
-class ProfileList(ListAnswer):
+class ProfileList(Value):
     """A page of a pool's profiles, newest first."""
 
     profiles: tuple[Profile, ...]
+    next_page_token: str = ""
 
 
 class DeletedTask(Value):

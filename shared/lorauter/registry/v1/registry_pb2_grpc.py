@@ -329,7 +329,8 @@ class RegistryServiceServicer:
 
     def PutValidationSet(self, request_iterator, context):
         """Replaces a task's validation set as a whole by what is streamed, 1 to
-        100,000 examples, and makes a new version. On any error nothing changes.
+        100,000 examples, and makes a new version; the examples it has already make
+        none. On any error nothing changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,7 +70,8 @@ class RegistryServiceStub:
     """Deletes a task with its validation sets and affinities."""
     PutValidationSet: _grpc.StreamUnaryMultiCallable[_registry_pb2.PutValidationSetRequest, _registry_pb2.Task]
     """Replaces a task's validation set as a whole by what is streamed, 1 to
-    100,000 examples, and makes a new version. On any error nothing changes.
+    100,000 examples, and makes a new version; the examples it has already make
+    none. On any error nothing changes.
     """
     ListValidationExamples: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListValidationExamplesRequest, _registry_pb2.ListValidationExamplesResponse]
     """Lists the examples of a task's version in their order."""
@@ -173,7 +174,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Deletes a task with its validation sets and affinities."""
     PutValidationSet: _aio.StreamUnaryMultiCallable[_registry_pb2.PutValidationSetRequest, _registry_pb2.Task]  # type: ignore[assignment]
     """Replaces a task's validation set as a whole by what is streamed, 1 to
-    100,000 examples, and makes a new version. On any error nothing changes.
+    100,000 examples, and makes a new version; the examples it has already make
+    none. On any error nothing changes.
     """
     ListValidationExamples: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListValidationExamplesRequest, _registry_pb2.ListValidationExamplesResponse]  # type: ignore[assignment]
     """Lists the examples of a task's version in their order."""
@@ -351,7 +353,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Task, _abc.Awaitable[_registry_pb2.Task]]:
         """Replaces a task's validation set as a whole by what is streamed, 1 to
-        100,000 examples, and makes a new version. On any error nothing changes.
+        100,000 examples, and makes a new version; the examples it has already make
+        none. On any error nothing changes.
         """
 
     @_abc_1.abstractmethod

@@ -42,7 +42,7 @@ _IMPORT: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": ImportAffinities.model_json_schema(mode="validation")},
+            "application/json": {"schema": {"$ref": "#/components/schemas/ImportAffinities"}},
             "text/csv": {
                 "schema": {
                     "type": "string",

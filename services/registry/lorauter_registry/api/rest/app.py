@@ -13,6 +13,7 @@ from lorauter.store import ping
 from lorauter_registry.api.calls import Calls
 from lorauter_registry.api.rest import adapters, operations, pools, tasks
 from lorauter_registry.api.rest.http import Problem
+from lorauter_registry.domain.adapter_requests import ImportAffinities
 
 MAX_IMPORT_BYTES = 4 * 1024 * 1024
 """Largest body of an import of affinities, at least; as large as a gRPC message."""
@@ -49,7 +50,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        schemas["Problem"] = Problem.model_json_schema()
+        for model in (Problem, ImportAffinities):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[model.__name__] = schema
         error = {
             "description": "What was wrong, and what to do.",
             "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},

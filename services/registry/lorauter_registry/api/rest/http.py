@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, TypeVarTuple
 
 from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel, Field
@@ -16,7 +16,7 @@ from lorauter_registry.service import Registry
 
 A = TypeVar("A", bound=Value)
 Q = TypeVar("Q", bound=Value)
-X = TypeVar("X")
+X = TypeVarTuple("X")
 
 
 class Problem(BaseModel):
@@ -42,9 +42,9 @@ class Http:
         """Returns what ``call`` answers to a request of ``kind`` with these fields."""
         return await self.run(call, checked(kind, fields))
 
-    async def run(self, call: Callable[[X], A], request: X) -> A:
+    async def run(self, call: Callable[[*X], A], *arguments: *X) -> A:
         """Returns what ``call`` answers; a resource's etag goes into the header too."""
-        answer = await self.calls.run(call, request)
+        answer = await self.calls.run(call, *arguments)
         etag = getattr(answer, "etag", "")
         if etag:
             self._response.headers["etag"] = f'"{etag}"'

@@ -91,8 +91,7 @@ async def put_validation_set(task_id: str, request: Request, http: Writing) -> T
             lines.feed(piece)
     except ClientDisconnect:
         raise InvalidArgument("BODY_CUT_SHORT", "the body ended before its end: send it again") from None
-    put = http.registry.put_validation_set
-    return await http.run(lambda examples: put(asked, examples), lines.finish())
+    return await http.run(http.registry.put_validation_set, asked, lines.finish())
 
 
 @router.get("/v1/tasks/{task_id}/validation-set")
