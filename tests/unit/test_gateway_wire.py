@@ -90,8 +90,6 @@ def test_endless_line_is_refused() -> None:
     ("status", "body", "error", "reason"),
     [
         (422, {"error": "bad", "error_type": "validation"}, UnprocessableRequest, "REFUSED_BY_BACKEND"),
-        (422, {"error": "no", "error_type": "validation", "reason": "UNKNOWN_ADAPTER"}, UnprocessableRequest,
-         "UNKNOWN_ADAPTER"),
         (422, {"error": "`inputs` must have less than 5 tokens", "error_type": "validation"},
          UnprocessableRequest, "PROMPT_TOO_LONG"),
         (400, {"error": {"message": "bad", "type": "invalid_request_error"}}, InvalidArgument,
@@ -123,6 +121,13 @@ def test_backends_fault_says_whether_another_may_do(
     assert isinstance(found, BackendFailed)
     assert isinstance(found.error, error)
     assert (found.error.reason, found.try_elsewhere, found.is_down) == (reason, elsewhere, down)
+
+
+def test_adapter_that_a_backend_lacks_is_not_the_callers_fault() -> None:
+    body = {"error": "not in the store", "error_type": "validation", "reason": "UNKNOWN_ADAPTER"}
+    found = refusal(422, json.dumps(body).encode(), {})
+    assert isinstance(found, BackendFailed)
+    assert (found.error.reason, found.try_elsewhere) == ("ADAPTER_NOT_SERVABLE", True)
 
 
 def test_error_events_carry_the_status_that_http_does_not() -> None:

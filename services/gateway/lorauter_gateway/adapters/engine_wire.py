@@ -32,6 +32,7 @@ def generate_body(call: BackendCall) -> dict[str, object]:
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
         "repetition_penalty": sampling.repetition_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
         "seed": sampling.seed,
         "stop": list(sampling.stop) or None,
     }
@@ -44,7 +45,7 @@ def chat_body(call: BackendCall, stream: bool) -> dict[str, object]:
     assert not isinstance(call.prompt, str)
     sampling = call.sampling
     body: dict[str, object] = {
-        "model": call.base_model,
+        "model": "tgi",  # TGI reads every other name as an adapter
         "messages": [{"role": message.role, "content": message.content} for message in call.prompt],
         "adapters": _adapters(call),
         "stream": stream,
@@ -57,6 +58,7 @@ def chat_body(call: BackendCall, stream: bool) -> dict[str, object]:
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
         "repetition_penalty": sampling.repetition_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
         "seed": sampling.seed,
         "stop": list(sampling.stop) or None,
     }

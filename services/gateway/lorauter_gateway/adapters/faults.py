@@ -22,12 +22,14 @@ from lorauter_gateway.ports import BackendFailed
 _TOO_LONG = re.compile(
     r"inputs.{0,40}(tokens|must)|prompt.{0,40}(too long|tokens)|context length", re.I | re.S
 )
+_ADAPTER_REASONS = frozenset({"UNKNOWN_ADAPTER", "ADAPTER_SHAPE_MISMATCH", "ADAPTER_TOO_LARGE"})
 _STATUS_BY_TYPE = {
     "validation": 422,
     "generation": 424,
     "overloaded": 429,
     "incomplete_generation": 500,
     "healthcheck": 503,
+    "unhealthy": 503,
 }
 
 
@@ -71,10 +73,8 @@ def _fault(
 ) -> LorauterError | BackendFailed:
     if status == 429:
         seconds = headers.get("retry-after", "1")
-        error = Exhausted(
-            "BACKEND_OVERLOADED", f"the backend is full: {message}", retry_after_seconds=seconds
-        )
-        return BackendFailed(error, try_elsewhere=True)
+        full = Exhausted("BACKEND_OVERLOADED", f"the backend is full: {message}", retry_after_seconds=seconds)
+        return BackendFailed(full, try_elsewhere=True)
     if status == 503:
         unavailable = Unavailable("BACKEND_UNAVAILABLE", f"the backend cannot work now: {message}")
         return BackendFailed(unavailable, try_elsewhere=True, is_down=True)
@@ -84,6 +84,10 @@ def _fault(
         return PayloadTooLarge("BODY_TOO_LARGE", message)
     if status in (401, 403, 404, 405) or status >= 500:
         return BackendFailed(Unavailable("BACKEND_FAILED", f"the backend failed with status {status}"))
+    if reason in _ADAPTER_REASONS:
+        # callers never name digests: the set came from the router, so the backend lacks what it should have
+        error = Unavailable("ADAPTER_NOT_SERVABLE", f"the backend cannot serve a routed adapter: {message}")
+        return BackendFailed(error, try_elsewhere=True)
     if _TOO_LONG.search(message):
         return UnprocessableRequest(reason or "PROMPT_TOO_LONG", message)
     refused = UnprocessableRequest if status == 422 else InvalidArgument

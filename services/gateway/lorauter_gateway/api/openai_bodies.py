@@ -41,7 +41,7 @@ class SamplingBody(BaseModel):
     stream_options: StreamOptions | None = None
     logprobs: bool | int | None = None
     top_logprobs: int | None = None
-    frequency_penalty: float | None = None
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     lorauter: RoutingBody | None = Field(None, description="Restrictions on routing.")
@@ -60,6 +60,7 @@ class SamplingBody(BaseModel):
             top_p=self.top_p,
             top_k=self.top_k,
             repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty or None,
             seed=self.seed,
             stop=stop,
         )
@@ -75,7 +76,6 @@ class SamplingBody(BaseModel):
             "best_of": (self.best_of or 1) > 1,
             "logprobs": self.logprobs not in (None, False),
             "top_logprobs": self.top_logprobs,
-            "frequency_penalty": self.frequency_penalty,
             "presence_penalty": self.presence_penalty,
             "logit_bias": self.logit_bias,
         }

@@ -34,6 +34,7 @@ class Sampling:
     top_p: float | None = None
     top_k: int | None = None
     repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
     extra: Mapping[str, object] = field(default_factory=dict)
@@ -51,6 +52,7 @@ def sampling(
     top_p: float | None = None,
     top_k: int | None = None,
     repetition_penalty: float | None = None,
+    frequency_penalty: float | None = None,
     seed: int | None = None,
     stop: tuple[str, ...] = (),
     extra: Mapping[str, object] | None = None,
@@ -71,6 +73,7 @@ def sampling(
         top_p if is_sampled else None,
         top_k if is_sampled else None,
         repetition_penalty,
+        frequency_penalty,
         seed,
         stop,
         extra or {},
