@@ -31,7 +31,7 @@ _LOCK_TRIES = 5
 
 
 class SuiteRunning(PartFailed):
-    """Another process runs a suite on the same data directory."""
+    """Another process runs a suite on the same data directory (SUITE_RUNNING)."""
 
 
 class Suite:
@@ -173,7 +173,8 @@ def _take_lock(data_dir: Path) -> IO[str]:
     lock.close()
     raise SuiteRunning(
         f"a suite already runs on {data_dir} (process {_owner(data_dir)}): "
-        "stop it first, or name another data directory"
+        "stop it first, or name another data directory",
+        reason="SUITE_RUNNING",
     )
 
 

@@ -11,14 +11,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO
 
+from lorauter.errors import FailedPrecondition
 from lorauter_suite.embedded.identity import SAME, Identity, launcher
 
 _PROBE_SECONDS = 0.05
 """Pause between two looks at a process that is not ready yet."""
 
 
-class PartFailed(Exception):
+class PartFailed(FailedPrecondition):
     """A part of the suite could not be brought up; the message says which, why and what to do."""
+
+    def __init__(self, message: str, reason: str = "PART_FAILED") -> None:
+        super().__init__(reason, message)
 
 
 @dataclass(frozen=True)
