@@ -10,7 +10,7 @@ import pytest
 from lorauter.errors import FailedPrecondition, Unavailable
 from lorauter.metrics import Metric, metric
 from lorauter.prompts import GenerationSpec
-from lorauter_worker.adapters.engine_evaluator import MAX_ITEMS, EngineEvaluator
+from lorauter_worker.adapters.engine_evaluator import CHECKED, MAX_ITEMS, EngineEvaluator
 from lorauter_worker.ports import Question, Refused, Scoring
 
 SCORED = Scoring(metric("exact_match"), GenerationSpec())
@@ -18,13 +18,17 @@ STOPPED = Scoring(metric("exact_match"), GenerationSpec(7, ("\n",)))
 
 
 class Engine:
-    """The engine's two batch routes: it answers each prompt with its last word, unless told otherwise."""
+    """The engine's two batch routes: it answers each prompt with its last word, unless told otherwise.
+
+    ``hides_answers``: its answers begin with a marker that decoding drops, so no target is ever exact.
+    """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict]] = []
         self.broken: set[str] = set()
         self.faults: list[tuple[int, dict[str, str]]] = []
         self.too_long = "LONG"
+        self.hides_answers = False
         engine = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,14 +61,17 @@ class Engine:
                 return 422, {"error": "the prompt is too long", "error_type": "validation"}, {}
         if path == "/score":
             return 200, {"items": [self.score(item) for item in body["items"]]}, {}
-        return 200, {"items": [{"generated_text": self.word(item) + " "} for item in body["items"]]}, {}
+        most = body["parameters"]["max_new_tokens"]
+        return 200, {"items": [{"generated_text": f"{self.word(i)[:most]} "} for i in body["items"]]}, {}
 
     def word(self, item: dict) -> str:
         prompt = item["prompt"] if "prompt" in item else item["messages"][-1]["content"]
         return prompt.split()[-1]
 
     def score(self, item: dict) -> dict:
-        return {"logprob": -1.0, "tokens": 2, "exact": self.word(item) == item["target"]}
+        tokens = len(item["target"]) + 1  # every letter and the end
+        exact = self.word(item) == item["target"] and not self.hides_answers
+        return {"logprob": -1.0, "tokens": tokens, "exact": exact}
 
 
 @pytest.fixture
@@ -90,8 +97,9 @@ def test_answers_are_scored_in_one_call_when_adapters_are_mixed(engine, evaluato
     chat = Question({"messages": [{"role": "user", "content": "say c"}]}, "c", "sha256:b")
     asked = [ask("say a", "a"), ask("say b", "x", "sha256:a"), chat]
     assert evaluator.evaluate(asked, SCORED) == [1.0, 0.0, 1.0]
-    ((path, body),) = engine.calls
-    assert path == "/score"
+    (path, body), (check, wrong) = engine.calls
+    assert (path, check) == ("/score", "/generate_batch")
+    assert [item["prompt"] for item in wrong["items"]] == ["say b"]
     assert body["items"] == [
         {"prompt": "say a", "adapters": [], "target": "a"},
         {"prompt": "say b", "adapters": [{"id": "sha256:a", "weight": 1.0}], "target": "x"},
@@ -114,6 +122,33 @@ def test_answers_are_generated_when_the_metric_or_a_stop_text_needs_it(engine, e
     assert path == "/generate_batch"
     assert body["parameters"] == {"max_new_tokens": 7, "stop": list(scoring.generation.stop)}
     assert "target" not in body["items"][0]
+
+
+def test_answers_are_generated_from_then_on_when_scoring_misjudges_one(engine, evaluator):
+    engine.hides_answers = True
+    asked = [ask(f"say {number}", str(number) if number % 2 else "x") for number in range(100)]
+    assert evaluator.evaluate(asked, SCORED) == [float(number % 2) for number in range(100)]
+    assert [(path, len(body["items"])) for path, body in engine.calls] == [
+        ("/score", 100),
+        ("/generate_batch", CHECKED),
+        ("/generate_batch", 100 - CHECKED),
+    ]
+    assert evaluator.evaluate([ask("say 1", "1")], SCORED) == [1.0]
+    assert engine.calls[-1][0] == "/generate_batch"
+
+
+def test_the_likeliest_of_the_wrong_answers_are_checked_when_there_are_many(engine, evaluator):
+    asked = [ask(f"say {number}", "x" * (1 + number % 40)) for number in range(80)]
+    assert sum(evaluator.evaluate(asked, SCORED)) == 0
+    checked = {item["prompt"] for item in engine.calls[1][1]["items"]}
+    assert len(checked) == CHECKED
+    assert "say 39" in checked
+    assert "say 0" not in checked
+
+
+def test_a_target_scores_0_when_it_is_longer_than_what_is_generated(evaluator):
+    short = Scoring(metric("exact_match"), GenerationSpec(max_new_tokens=3))
+    assert evaluator.evaluate([ask("say abc", "abc"), ask("say abcd", "abcd")], short) == [1.0, 0.0]
 
 
 def test_large_batches_are_split_when_an_engine_takes_less(engine, evaluator):

@@ -18,6 +18,9 @@ _log = get_logger(__name__)
 MAX_ITEMS = 1024
 """Most items that an engine takes in one call."""
 
+CHECKED = 16
+"""Wrong answers of a scored batch that are generated as well, to see whether scoring tells the truth."""
+
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 
@@ -29,7 +32,11 @@ class _NotTaken(Exception):
 
 
 class EngineEvaluator:
-    """An Evaluator on one or more engines of the same pool; tries the next when one does not answer."""
+    """An Evaluator on one or more engines of the same pool; tries the next when one does not answer.
+
+    Metrics that allow it are scored in one forward pass a question. The likeliest of the wrong answers
+    are then generated too; once one of them proves right, this evaluator generates all answers.
+    """
 
     def __init__(self, urls: Sequence[str], timeout_seconds: float) -> None:
         """``timeout_seconds`` bounds one batch with its retries."""
@@ -37,6 +44,7 @@ class EngineEvaluator:
         self._timeout_seconds = timeout_seconds
         self._client = httpx.Client(timeout=timeout_seconds, trust_env=False)
         self._turn = 0
+        self._must_generate = False
 
     def evaluate(self, questions: Sequence[Question], scoring: Scoring) -> list[float | Refused]:
         """See Evaluator."""
@@ -99,18 +107,54 @@ class EngineEvaluator:
         return [True] * len(questions)
 
     def _scores(self, questions: list[Question], scoring: Scoring) -> list[float]:
-        generation, metric = scoring.generation, scoring.metric
+        if scoring.metric.needs_generation or scoring.generation.stop or self._must_generate:
+            return self._generated(questions, scoring)
+        scores, doubtful = self._teacher_forced(questions, scoring)
+        checked, rest = doubtful[:CHECKED], doubtful[CHECKED:]
+        if not self._correct(scores, checked, questions, scoring):
+            return scores
+        _log.info("worker.evaluator.generates", url=self._urls[self._turn % len(self._urls)])
+        self._must_generate = True
+        self._correct(scores, rest, questions, scoring)
+        return scores
+
+    def _teacher_forced(self, questions: list[Question], scoring: Scoring) -> tuple[list[float], list[int]]:
+        """Returns scores from one forward pass, and the places of wrong answers, likeliest target first.
+
+        A right answer is proven so. A wrong one is not: the model may say the same text in other tokens,
+        such as a leading space or a marker that decoding drops.
+        """
+        items = [{**_item(question), "target": question.target} for question in questions]
+        answers = self._call("/score", {"items": items})
+        scores = [
+            # greedy decoding would stop before the end of a longer target; its end token is not an answer's
+            float(bool(answer["exact"]) and int(answer["tokens"]) - 1 <= scoring.generation.max_new_tokens)
+            for answer in answers
+        ]
+        likelihood = [float(answer["logprob"]) / max(1, int(answer["tokens"])) for answer in answers]
+        wrong = [place for place, score in enumerate(scores) if not score]
+        return scores, sorted(wrong, key=lambda place: -likelihood[place])
+
+    def _correct(
+        self, scores: list[float], places: list[int], questions: list[Question], scoring: Scoring
+    ) -> bool:
+        """Generates the answers at some places and corrects their scores; returns whether any was right."""
+        if not places:
+            return False
+        generated = self._generated([questions[place] for place in places], scoring)
+        for place, score in zip(places, generated, strict=True):
+            scores[place] = score
+        return any(generated)
+
+    def _generated(self, questions: list[Question], scoring: Scoring) -> list[float]:
+        generation = scoring.generation
+        parameters = {"max_new_tokens": generation.max_new_tokens, "stop": list(generation.stop)}
         items = [_item(question) for question in questions]
-        if metric.needs_generation or generation.stop:
-            parameters = {"max_new_tokens": generation.max_new_tokens, "stop": list(generation.stop)}
-            answers = self._call("/generate_batch", {"items": items, "parameters": parameters})
-            return [
-                metric.score(str(answer["generated_text"]), question.target)
-                for answer, question in zip(answers, questions, strict=True)
-            ]
-        for item, question in zip(items, questions, strict=True):
-            item["target"] = question.target
-        return [float(bool(answer["exact"])) for answer in self._call("/score", {"items": items})]
+        answers = self._call("/generate_batch", {"items": items, "parameters": parameters})
+        return [
+            scoring.metric.score(str(answer["generated_text"]), question.target)
+            for answer, question in zip(answers, questions, strict=True)
+        ]
 
     def _call(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         """Posts until an engine answers. Raises _NotTaken, Unavailable or FailedPrecondition."""
