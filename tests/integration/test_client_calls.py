@@ -305,6 +305,8 @@ async def test_generate_passes_pins_and_sampling_on(peers: Peers, client: AsyncC
     assert not last.parameters.HasField("temperature")
     await blocking(peers, lambda c: c.generate("hi", base=True))
     assert peers.gateway.last.WhichOneof("target") == "base"
+    with pytest.raises(InvalidArgument, match="not both"):
+        await client.generate("hi", base=True, adapter="a")
 
 
 async def test_closing_a_stream_cancels_the_call(peers: Peers, client: AsyncClient) -> None:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
+from lorauter.errors import InvalidArgument
 from lorauter.gateway.v1 import gateway_pb2
 from lorauter.registry.v1 import registry_pb2
 from lorauter.router.v1 import router_pb2
@@ -73,7 +74,9 @@ def route_request(prompt: Prompt, **options: Unpack[RouteOptions]) -> router_pb2
 
 
 def generate_request(prompt: Prompt, **options: Unpack[GenerateOptions]) -> gateway_pb2.GenerateRequest:
-    """Returns the request that answers ``prompt``."""
+    """Returns the request that answers ``prompt``; raises InvalidArgument for a pin and the base at once."""
+    if options.get("adapter") and options.get("base"):
+        raise InvalidArgument("EXCLUSIVE_FIELDS", "set adapter or base, not both", field="adapter")
     request = gateway_pb2.GenerateRequest(pool=options.get("pool", ""))
     if isinstance(prompt, str):
         request.prompt = prompt
