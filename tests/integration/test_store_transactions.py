@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 from sqlalchemy import Engine
 from sqlmodel import col, func, select
@@ -86,3 +87,28 @@ def test_error_is_unavailable_when_postgres_is_away() -> None:
         pass
     with pytest.raises(Unavailable):
         ping(engine)
+
+
+def drop_connections(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+def test_calls_go_on_when_postgres_dropped_idle_connections(engine: Engine, postgres_url: str) -> None:
+    ping(engine)
+    drop_connections(postgres_url)
+    ping(engine)
+
+
+def test_nothing_is_stored_when_the_connection_breaks_in_a_write(engine: Engine, postgres_url: str) -> None:
+    with pytest.raises(Unavailable) as caught, write(engine, "default") as tx:
+        tx.owe("index", "pool")
+        tx.session.flush()
+        drop_connections(postgres_url)
+    assert caught.value.reason == "DATABASE_UNAVAILABLE"
+    with read(engine) as session:
+        assert session.exec(select(func.count()).select_from(tables.Outbox)).one() == 0
+        assert session.get(tables.Generation, "default") is None

@@ -177,22 +177,18 @@ def test_retired_adapter_drains_until_its_pins_end(registry: Registry, tiny_pool
     assert transition.value.reason == "INVALID_TRANSITION"
 
 
-@pytest.mark.parametrize(
-    ("fields", "error"),
-    [
+def test_retirement_is_refused_when_it_makes_no_sense(registry: Registry, tiny_pool: Any) -> None:
+    before = register(registry, tiny_pool)
+    refusals: list[tuple[dict[str, Any], type[Exception]]] = [
         ({"pins_until": datetime(2020, 1, 1, tzinfo=UTC)}, InvalidArgument),
         ({"pins_until": datetime(9999, 1, 1, tzinfo=UTC)}, InvalidArgument),
         ({"successor": "a"}, InvalidArgument),
         ({"successor": "nil"}, NotFound),
         ({"version": 9}, NotFound),
-    ],
-)
-def test_retirement_is_refused_when_it_makes_no_sense(
-    registry: Registry, tiny_pool: Any, fields: dict[str, Any], error: type[Exception]
-) -> None:
-    before = register(registry, tiny_pool)
-    with pytest.raises(error):
-        registry.retire_adapter(RetireAdapter.model_validate({"id": "a", **fields}))
+    ]
+    for fields, error in refusals:
+        with pytest.raises(error):
+            registry.retire_adapter(RetireAdapter.model_validate({"id": "a", **fields}))
     assert registry.get_adapter(GetById(id="a")) == before
 
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import Session
 
-from lorauter.errors import InvalidArgument, NotFound
+from lorauter.errors import InvalidArgument, LorauterError, NotFound
 from lorauter.identifiers import encode_generation
 from lorauter.store import read, tables
 from lorauter_registry.domain.adapter_requests import (
@@ -20,7 +20,7 @@ from lorauter_registry.domain.adapter_requests import (
     RegisterAdapter,
 )
 from lorauter_registry.domain.examples import ExampleSet
-from lorauter_registry.domain.requests import CreatePool, GetById, PutValidationSet, UpdateTask
+from lorauter_registry.domain.requests import CreatePool, CreateTask, GetById, PutValidationSet, UpdateTask
 from lorauter_registry.service import Registry
 
 
@@ -86,36 +86,30 @@ def test_embedded_task_is_matched_once_scores_come_in(measured: Registry) -> Non
     assert measured.get_task(GetById(id="t")).state == "MATCHED"
 
 
-@pytest.mark.parametrize(
-    ("wrong", "error", "reason"),
-    [
-        (affinity("nil", 1), NotFound, "ADAPTER_NOT_FOUND"),
-        (affinity("a", 1, task_id="nil"), NotFound, "TASK_NOT_FOUND"),
-        (affinity("a", 1, adapter_version=9), NotFound, "ADAPTER_VERSION_NOT_FOUND"),
-        (affinity("a", 1, task_version=9), NotFound, "TASK_VERSION_NOT_FOUND"),
-        (affinity("a", 1, pool="q"), InvalidArgument, "POOL_MISMATCH"),
-        (affinity("c", 1), InvalidArgument, "POOL_MISMATCH"),
-        (affinity("a", 1, task_id="empty"), InvalidArgument, "TASK_WITHOUT_EXAMPLES"),
-        (affinity("base", 1, adapter_version=1), InvalidArgument, "INVALID_FIELD"),
-        (affinity("b", 0.5), InvalidArgument, "DUPLICATE_AFFINITY"),
-    ],
-)
-def test_nothing_is_imported_when_one_affinity_is_wrong(
-    measured: Registry, tiny_pool: Any, wrong: dict[str, Any], error: type[Exception], reason: str
-) -> None:
+WRONG: list[tuple[dict[str, Any], type[LorauterError], str]] = [
+    (affinity("nil", 1), NotFound, "ADAPTER_NOT_FOUND"),
+    (affinity("a", 1, task_id="nil"), NotFound, "TASK_NOT_FOUND"),
+    (affinity("a", 1, adapter_version=9), NotFound, "ADAPTER_VERSION_NOT_FOUND"),
+    (affinity("a", 1, task_version=9), NotFound, "TASK_VERSION_NOT_FOUND"),
+    (affinity("a", 1, pool="q"), InvalidArgument, "POOL_MISMATCH"),
+    (affinity("c", 1), InvalidArgument, "POOL_MISMATCH"),
+    (affinity("a", 1, task_id="empty"), InvalidArgument, "TASK_WITHOUT_EXAMPLES"),
+    (affinity("base", 1, adapter_version=1), InvalidArgument, "INVALID_FIELD"),
+    (affinity("b", 0.5), InvalidArgument, "DUPLICATE_AFFINITY"),
+]
+
+
+def test_nothing_is_imported_when_one_affinity_is_wrong(measured: Registry, tiny_pool: Any) -> None:
     measured.create_pool(CreatePool(id="q", base_model=tiny_pool.base_model))
+    measured.create_task(CreateTask(id="empty", pool="p", metric="exact_match"))
     path = str(tiny_pool.adapter("c", seed=5))
     measured.register_adapter(RegisterAdapter(id="c", pool="q", path=path))
-    with Session(measured.context.engine) as session:
-        empty = tables.Task(tenant="default", id="empty", pool="p", metric="exact_match", generation=1)
-        session.add(empty)
-        session.commit()
     before = measured.get_generation(GetGeneration())
-    with pytest.raises(error) as caught:
-        load(measured, affinity("b", 0.5), wrong)
-    assert caught.value.reason == reason  # type: ignore[attr-defined]
-    assert "affinities[1]" in str(caught.value)
-    assert scores(measured) == {}
+    for wrong, error, reason in WRONG:
+        with pytest.raises(error, match=r"affinities\[1\]") as caught:
+            load(measured, affinity("b", 0.5), wrong)
+        assert caught.value.reason == reason
+        assert scores(measured) == {}
     assert measured.get_generation(GetGeneration()) == before
 
 

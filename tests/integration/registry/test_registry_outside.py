@@ -118,7 +118,7 @@ def hub(tiny_pool: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[type[
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     handler = type("Hub", (_Hub,), {"folder": tiny_pool.adapter("a")})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield handler, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -255,7 +255,7 @@ def test_errors_say_so_while_postgres_is_away(redis_url: str, tmp_path: Path) ->
 def test_write_is_there_once_when_the_process_is_killed_and_the_caller_repeats(
     postgres_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    """Killed while ten callers write; what each repeats with its request_id is there exactly once."""
+    """Killed while six callers write; what each repeats with its request_id is there exactly once."""
     registry = Process(tmp_path, postgres_url, redis_url)
     httpx.post(f"{registry.http}/v1/pools", json={"id": "p", "base_model": "b"}).raise_for_status()
     address = [registry.http]
@@ -263,7 +263,7 @@ def test_write_is_there_once_when_the_process_is_killed_and_the_caller_repeats(
     client = httpx.Client()
 
     def write(worker: int) -> None:
-        for step in range(8):
+        for step in range(6):
             name = f"t{worker}-{step}"
             body = {"id": name, "pool": "p", "metric": "exact_match", "request_id": name}
             deadline = time.monotonic() + 60
@@ -276,10 +276,10 @@ def test_write_is_there_once_when_the_process_is_killed_and_the_caller_repeats(
                 done.append(name)
                 break
 
-    threads = [threading.Thread(target=write, args=(worker,)) for worker in range(10)]
+    threads = [threading.Thread(target=write, args=(worker,)) for worker in range(6)]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(done) >= 20, 30)
+    eventually(lambda: len(done) >= 10, 30)
     registry.stop(signal.SIGKILL)
     registry = Process(tmp_path, postgres_url, redis_url)
     try:
@@ -292,5 +292,5 @@ def test_write_is_there_once_when_the_process_is_killed_and_the_caller_repeats(
         registry.stop()
         client.close()
     assert sorted(done) == sorted(task["id"] for task in tasks)
-    assert len(tasks) == 80
-    assert int(generation[1:], 16) == 81
+    assert len(tasks) == 36
+    assert int(generation[1:], 16) == 37

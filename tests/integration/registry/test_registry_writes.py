@@ -15,7 +15,12 @@ from sqlmodel import col, func, select
 from lorauter.errors import AlreadyExists, Conflict, InvalidArgument, NotFound
 from lorauter.identifiers import decode_generation
 from lorauter.store import read, tables
-from lorauter_registry.domain.adapter_requests import CancelOperation, GetGeneration, StartMatching
+from lorauter_registry.domain.adapter_requests import (
+    CancelOperation,
+    GetGeneration,
+    ListOperations,
+    StartMatching,
+)
 from lorauter_registry.domain.requests import (
     CreateTask,
     DeleteTask,
@@ -222,11 +227,25 @@ def test_pages_hold_everything_once_while_tasks_come_and_go(registry: Registry) 
     assert len(registry.list_tasks(ListTasks(page_size=10**9)).tasks) == 26
 
 
+def test_pages_run_from_newest_to_oldest_when_operations_are_listed(registry: Registry) -> None:
+    made = [registry.start_matching(StartMatching(pool="p")).id for _ in range(5)]
+    seen: list[str] = []
+    token = ""
+    while len(seen) < 5:
+        page = registry.list_operations(ListOperations(pool="p", page_size=2, page_token=token))
+        seen += [one.id for one in page.operations]
+        token = page.next_page_token
+    assert seen == made[::-1]
+    assert token == ""
+
+
 def test_page_is_cut_before_it_outgrows_a_message(registry: Registry) -> None:
-    for number in range(300):
-        registry.create_task(task(f"n{number}", description="é" * 4_096))
+    for number in range(150):
+        registry.create_task(
+            task(f"n{number}", description="é" * 4_096, tags=[f"{n:063}" for n in range(32)])
+        )
     page = registry.list_tasks(ListTasks(page_size=1000))
-    assert 0 < len(page.tasks) < 300
+    assert 0 < len(page.tasks) < 150
     assert len(page.model_dump_json().encode()) < 4 * 1024 * 1024
     assert page.next_page_token
 
