@@ -7,10 +7,12 @@ import math
 import re
 
 import pytest
+from google.rpc import error_details_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lorauter.errors import Exhausted, InvalidArgument, LorauterError, Unavailable, UnprocessableRequest
+from lorauter.server.grpc import to_status
 from lorauter_gateway.adapters.engine_wire import chat_body, generate_body, read_answer, read_piece
 from lorauter_gateway.adapters.faults import event_fault, refusal
 from lorauter_gateway.adapters.sse import MAX_EVENT_BYTES, EventReader
@@ -165,6 +167,13 @@ def test_dialect_follows_the_route() -> None:
 )
 def test_tgi_status_and_type(status: int, reason: str, expected: tuple[int, str]) -> None:
     assert tgi_fault(status, reason) == expected
+
+
+def test_grpc_status_says_when_to_retry() -> None:
+    status = to_status(Exhausted("GATEWAY_FULL", "full", retry_after_seconds="2"))
+    info = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(info) for detail in status.details)
+    assert info.retry_delay.seconds == 2
 
 
 def test_openai_error_has_openais_codes() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -162,15 +162,21 @@ def known_error(error: Exception, where: str) -> LorauterError:
 
 
 def to_status(error: LorauterError) -> status_pb2.Status:
-    """Returns google.rpc.Status with ErrorInfo, and BadRequest where a field is named (AIP-193)."""
-    details: Sequence[Any] = [
+    """Returns google.rpc.Status with ErrorInfo (AIP-193).
+
+    BadRequest is added where a ``field`` is named, RetryInfo where ``retry_after_seconds`` is.
+    """
+    details: list[Any] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
     ]
     if "field" in error.metadata:
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=error.metadata["field"], description=error.message
         )
-        details = [*details, error_details_pb2.BadRequest(field_violations=[violation])]
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    seconds = error.metadata.get("retry_after_seconds", "")
+    if seconds.isdigit():
+        details.append(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=int(seconds))))
     status = status_pb2.Status(code=code_pb2.Code.Value(error.grpc_status.name), message=error.message)
     for detail in details:
         packed = any_pb2.Any()
