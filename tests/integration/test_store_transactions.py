@@ -104,10 +104,14 @@ def test_calls_go_on_when_postgres_dropped_idle_connections(engine: Engine, post
 
 
 def test_nothing_is_stored_when_the_connection_breaks_in_a_write(engine: Engine, postgres_url: str) -> None:
-    with pytest.raises(Unavailable) as caught, write(engine, "default") as tx:
-        tx.owe("index", "pool")
-        tx.session.flush()
-        drop_connections(postgres_url)
+    def broken_write() -> None:
+        with write(engine, "default") as tx:
+            tx.owe("index", "pool")
+            tx.session.flush()
+            drop_connections(postgres_url)
+
+    with pytest.raises(Unavailable) as caught:
+        broken_write()
     assert caught.value.reason == "DATABASE_UNAVAILABLE"
     with read(engine) as session:
         assert session.exec(select(func.count()).select_from(tables.Outbox)).one() == 0
