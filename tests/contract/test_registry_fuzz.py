@@ -45,7 +45,7 @@ def text(draw: random.Random) -> str:
     return "".join(chr(draw.randint(*draw.choice(planes))) for _ in range(draw.randint(0, 20)))
 
 
-def value(draw: random.Random, field: FieldDescriptor) -> Any:
+def value(draw: random.Random, field: Any) -> Any:
     if field.enum_type is not None:
         return draw.choice([0, 1, 2, 3, 77, -1])
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:

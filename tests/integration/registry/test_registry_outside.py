@@ -247,7 +247,7 @@ def test_errors_say_so_while_postgres_is_away(redis_url: str, tmp_path: Path) ->
             stub = registry_pb2_grpc.RegistryServiceStub(channel)
             with pytest.raises(grpc.RpcError) as caught:
                 stub.CreateTask(pb.CreateTaskRequest(id="t", pool="p", metric="exact_match"), timeout=10)
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     finally:
         assert registry.stop() == 0
 
