@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, text
 
 from lorauter.errors import Unavailable
-from lorauter.index import SnapshotIndex
+from lorauter.index import PublishReport, SnapshotIndex
 from lorauter.telemetry import get_logger
 from lorauter_worker import telemetry
 from lorauter_worker.config import Settings
@@ -22,7 +22,8 @@ from lorauter_worker.service.publishing import record_published
 
 _log = get_logger(__name__)
 
-_TENANTS = text("SELECT tenant, value FROM generation")
+_TENANTS = text("SELECT tenant FROM generation")
+_GENERATION = text("SELECT value FROM generation WHERE tenant = :tenant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ class Indexer:
         """
         repaired = 0
         with self.engine.connect() as connection:
-            tenants = connection.execute(_TENANTS).all()
-        for tenant, _ in tenants:
+            tenants = connection.execute(_TENANTS).scalars().all()
+        for tenant in tenants:
             repaired += self._reconcile_tenant(tenant)
         return repaired
 
@@ -80,7 +81,7 @@ class Indexer:
                 outbox.finish(connection, claim)
             return
         snapshot = projection.snapshot
-        report = self.index.publish(snapshot, projection.examples)
+        report = self._move_index(projection, thorough=False)
         with self.engine.begin() as connection:
             record_published(connection, projection)
             outbox.fulfil(connection, claim, snapshot.generation)
@@ -96,25 +97,33 @@ class Indexer:
         if start_matchings(self.engine, snapshot.tenant):
             self.wakeups.wake("matching")
 
+    def _move_index(self, projection: Projection, thorough: bool) -> PublishReport:
+        """Publishes; what a registry that no longer exists published, as before a restore, is cleared."""
+        snapshot = projection.snapshot
+        report = self.index.publish(snapshot, projection.examples, thorough=thorough)
+        if report.moved:
+            return report
+        marker = self.index.published(snapshot.tenant)
+        with self.engine.connect() as connection:  # read after the marker: a living registry is ahead of it
+            newest = connection.execute(_GENERATION, {"tenant": snapshot.tenant}).scalar_one()
+        if marker is None or marker[0] <= newest:
+            return report
+        _log.warning("worker.index.cleared", tenant=snapshot.tenant, marker=marker[0], generation=newest)
+        self.index.clear(snapshot.tenant)
+        return self.index.publish(snapshot, projection.examples, thorough=True)
+
     def _reconcile_tenant(self, tenant: str) -> int:
-        marker = self.index.published(tenant)
         try:
             projection = self.projector.project(tenant, time.monotonic() + self.settings.slice_seconds)
         except OutOfTime:
             return 0
         if projection is None or outbox.is_owed(self.engine, tenant):
             return 0
-        snapshot, is_repair = projection.snapshot, True
-        if marker is not None and marker[0] > snapshot.generation:
-            # The marker was read first, so the registry itself went back: it was restored or made anew.
-            self.index.clear(tenant)
-        else:
-            check = self.index.verify(snapshot, projection.examples)
-            if check.is_sound and not check.surplus:
-                return 0
-            is_repair = not check.is_sound
-        report = self.index.publish(snapshot, projection.examples, thorough=True)
-        if not report.moved or not is_repair:
+        check = self.index.verify(projection.snapshot, projection.examples)
+        if check.is_sound and not check.surplus:
+            return 0
+        report = self._move_index(projection, thorough=True)
+        if not report.moved or check.is_sound:
             return 0
         with self.engine.begin() as connection:
             record_published(connection, projection)
