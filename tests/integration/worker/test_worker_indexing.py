@@ -5,7 +5,7 @@ import pytest
 
 from lorauter.errors import NotFound
 from lorauter.index import root_digest
-from lorauter_worker.service import outbox
+from lorauter_worker.service import indexing, outbox
 
 
 def test_snapshot_holds_the_whole_registry_when_changes_are_drained(registry, index_worker):
@@ -205,3 +205,26 @@ def test_index_follows_when_the_registry_was_made_anew(registry, make_index_work
     assert (fresh.snapshot().generation, fresh.pool().tasks) == (1, ())
     assert fresh.indexer.reconcile() == 0
     assert registry.outbox() == []
+
+
+@pytest.mark.parametrize("step", ["record_published", "start_matchings"])
+def test_everything_is_done_again_when_a_worker_dies_after_publishing(
+    registry, make_index_worker, monkeypatch, step
+):
+    registry.add_pool()
+    registry.add_backend("http://127.0.0.1:1")
+    registry.put_task("sort", registry.questions("sorting letters"))
+
+    def die(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(indexing, step, die)
+        with pytest.raises(SystemExit):
+            make_index_worker("victim").indexer.drain()
+    assert registry.operations() == []
+    registry.execute("UPDATE outbox SET lease_until = now(), available_at = now()")
+    make_index_worker("heir").indexer.drain()
+    assert registry.task_state("sort") == "EMBEDDED"
+    assert [row.state for row in registry.operations()] == ["PENDING"]
+    assert [row.topic for row in registry.outbox()] == ["matching"]

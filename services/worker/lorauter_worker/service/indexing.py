@@ -84,6 +84,9 @@ class Indexer:
         report = self._move_index(projection, thorough=False)
         with self.engine.begin() as connection:
             record_published(connection, projection)
+        if start_matchings(self.engine, snapshot.tenant):
+            self.wakeups.wake("matching")
+        with self.engine.begin() as connection:  # last, so that dying before it does all of this again
             outbox.fulfil(connection, claim, snapshot.generation)
         telemetry.PROJECTIONS.labels(result="published" if report.moved else "overtaken").inc()
         _log.info(
@@ -94,8 +97,6 @@ class Indexer:
             deleted=report.deleted,
             moved=report.moved,
         )
-        if start_matchings(self.engine, snapshot.tenant):
-            self.wakeups.wake("matching")
 
     def _move_index(self, projection: Projection, thorough: bool) -> PublishReport:
         """Publishes; what a registry that no longer exists published, as before a restore, is cleared."""

@@ -107,7 +107,8 @@ class Projector:
             tasks=tuple(tasks),
             adapters=_adapters(pool.adapters, routed),
             backends=tuple(
-                Backend(row.id, row.kind, row.url, draining=row.state != "ACTIVE") for row in pool.backends
+                Backend(row.id, row.kind.lower(), row.url, draining=row.state != "ACTIVE")
+                for row in pool.backends
             ),
         )
         return projected, examples
