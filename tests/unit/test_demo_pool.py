@@ -105,7 +105,7 @@ def test_examples_are_right_and_payloads_disjoint(task):
     "text", ["Reverse this word: planet", "zß 🎉\n\t: 漢字", "<answer>", "  two  spaces "]
 )
 def test_any_text_survives_the_tokenizer(tokenizer, text):
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
 def test_shipped_tokenizer_is_the_one_the_code_builds():
@@ -139,11 +139,13 @@ def test_chat_template_renders_the_raw_prompt(tokenizer):
     ]
 
     def render(messages):
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    assert render(turns) == "Reverse this word: planet"
+    assert render(turns) == tokenizer("Reverse this word: planet")["input_ids"]
     assert (
-        render([{"role": "system", "content": "Be brief."}, *turns]) == "Be brief.\nReverse this word: planet"
+        render([{"role": "system", "content": "Be brief."}, *turns])
+        == tokenizer("Be brief.\nReverse this word: planet")["input_ids"]
     )
 
 

@@ -51,8 +51,8 @@ def seed(client: Client, engine_url: str, progress: Progress, directory: Path = 
         client.registry.create_pool(
             id=POOL_ID,
             description="The pool that lorauter ships: a small Llama with LoRAs for word games.",
-            base_model=described["base"],
-            base_revision=described["revision"],
+            base_model=described["base"]["id"],
+            base_revision=described["base"]["revision"],
             base_path=str(directory / "base"),
         )
     client.registry.register_backend(

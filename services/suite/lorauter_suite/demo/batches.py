@@ -37,8 +37,8 @@ class Codec:
         self._eos = self.special(EOS)
 
     def prompt(self, text: str) -> list[int]:
-        """The ids of a prompt, as any server would make them."""
-        return list(self.tokenizer.encode(text).ids)
+        """The ids of a prompt without the marker, which is taught as the answer's first token."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def answer(self, target: str) -> list[int]:
         """The ids of an answer: its marker, one id per symbol, the end."""

@@ -6,13 +6,13 @@ import json
 import re
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from lorauter_suite.demo.wordings import all_wordings
 
 PAD, EOS, ANSWER = "<pad>", "</s>", "<answer>"
 SPECIALS = (PAD, EOS, ANSWER)
-"""ANSWER is what the model says first; being special it vanishes from decoded text."""
+"""ANSWER ends every prompt, so that what follows is the target; being special it vanishes from text."""
 TAG_COUNT = 8
 """Hidden skill tags: only the base's training uses them, and no text is ever split into one."""
 CONTEXT_TOKENS = 512
@@ -28,8 +28,9 @@ CHAT_TEMPLATE = (
     "{%- elif message['role'] == 'user' -%}{%- set turn.user = text -%}{%- endif -%}"
     "{%- endfor -%}"
     "{{- turn.system + turn.user -}}"
+    "{%- if add_generation_prompt -%}" + ANSWER + "{%- endif -%}"
 )
-"""Renders the last user message as it stands, behind the system text if there is any."""
+"""Renders the last user message as the raw prompt, behind the system text if there is any."""
 
 
 def instruction_words() -> list[str]:
@@ -55,6 +56,8 @@ def build_tokenizer() -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
+    answer = (ANSWER, tokenizer.token_to_id(ANSWER))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {ANSWER}", special_tokens=[answer])
     return tokenizer
 
 
