@@ -15,6 +15,9 @@ from lorauter.registry.v1 import registry_pb2 as pb
 POOL_ID = "demo"
 POOL_DIRECTORY = Path(__file__).parent / "demo" / "pool"
 
+VALIDATION_EXAMPLES = 20
+"""Examples of each validation set that are registered: as many as the paper's tasks have at least."""
+
 Progress = Callable[[str], None]
 
 
@@ -79,5 +82,9 @@ def seed_task(client: Client, task: DemoTask) -> None:
             tags=[task.cluster],
         )
         client.registry.put_validation_set(
-            task.id, (pb.ValidationExample(**example) for example in task.examples("validation"))
+            task.id,
+            [
+                pb.ValidationExample(**example)
+                for example in task.examples("validation")[:VALIDATION_EXAMPLES]
+            ],
         )

@@ -20,8 +20,17 @@ from lorauter_suite.suite import Addresses, Suite
 
 DEFAULT_DATA = Path(".lorauter")
 
-out = Console()
-err = Console(stderr=True)
+PLAIN_WIDTH = 120
+"""Columns of what is printed into a file or a pipe."""
+
+
+def _console(stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=PLAIN_WIDTH)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 PoolOption = Annotated[str, typer.Option("--pool", help="The pool; may be left out where there is one.")]

@@ -112,11 +112,11 @@ def _print_answers(answers: list[Answer]) -> None:
     rows = (
         (
             a.query.task,
-            _shorten(a.query.text, 44),
+            _shorten(a.query.text, 40),
             weights(a.routed.served.adapters) or "base",
-            f"{_shorten(a.routed.text, 16)} {'✓' if a.routed_is_right else '✗'}",
+            f"{_shorten(a.routed.text, 14)} {'✓' if a.routed_is_right else '✗'}",
             a.query.expected,
-            f"{_shorten(a.base.text, 16)} {'✓' if a.base_is_right else '✗'}",
+            f"{_shorten(a.base.text, 14)} {'✓' if a.base_is_right else '✗'}",
         )
         for a in one_each
     )
