@@ -1,0 +1,1 @@
+"""The engine over HTTP: TGI's protocol, OpenAI's shapes, and bulk routes."""

@@ -1,0 +1,274 @@
+"""The bodies of requests: TGI's, OpenAI's and our own. Unknown fields are ignored, as TGI does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lorauter_engine.service.prepare import Wish
+
+MAX_ITEMS = 1024
+"""Most items in one bulk call."""
+
+MAX_PROMPTS = 4
+"""Most prompts in one /v1/completions call: TGI's max_client_batch_size."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
+Stops = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)]
+
+
+class Body(BaseModel):
+    """Base of all bodies."""
+
+    model_config = ConfigDict(extra="ignore", strict=False, hide_input_in_errors=True)
+
+
+class WeightedAdapter(Body):
+    """One adapter of a set: its digest, and the factor on its contribution (negative ones too)."""
+
+    id: str = Field(min_length=1, max_length=256)
+    weight: Finite = 1.0
+
+
+Adapters = Annotated[list[WeightedAdapter], Field(max_length=256)]
+
+
+class GenerateParameters(Body):
+    """TGI's parameters, and ``adapters``."""
+
+    adapter_id: str | None = Field(None, max_length=256)
+    adapters: Adapters | None = None
+    best_of: int | None = Field(None, ge=1)
+    decoder_input_details: bool = False
+    details: bool = False
+    do_sample: bool = False
+    frequency_penalty: Penalty | None = None
+    grammar: Any = None
+    max_new_tokens: int | None = Field(None, ge=1)
+    repetition_penalty: Positive | None = None
+    return_full_text: bool | None = None
+    seed: Seed | None = None
+    stop: Stops = []
+    temperature: Positive | None = None
+    top_k: int | None = Field(None, ge=1)
+    top_n_tokens: int | None = Field(None, ge=0)
+    top_p: Share | None = None
+    truncate: int | None = Field(None, ge=1)
+    typical_p: Share | None = None
+    watermark: bool = False
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        refused = {
+            "best_of > 1": (self.best_of or 1) > 1,
+            "grammar": self.grammar is not None,
+            "watermark": self.watermark,
+        }
+        for name, asked in refused.items():
+            if asked:
+                raise ValueError(f"{name} is not supported by this engine: leave it out")
+        if self.adapter_id and self.adapters:
+            raise ValueError("give adapter_id or adapters, not both")
+        return self
+
+    def wish(self, is_quiet: bool = False) -> Wish:
+        """Returns what is asked for, in the service's words."""
+        return Wish(
+            max_new_tokens=self.max_new_tokens,
+            do_sample=self.do_sample,
+            seed=self.seed,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            typical_p=self.typical_p,
+            repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty,
+            stop=self.stop,
+            truncate=self.truncate,
+            top_n_tokens=self.top_n_tokens or 0,
+            wants_prefill=self.decoder_input_details,
+            is_quiet=is_quiet,
+            adapters=pairs(self.adapters, self.adapter_id),
+        )
+
+
+class GenerateRequest(Body):
+    """Body of /generate, /generate_stream, / and /tokenize."""
+
+    inputs: str
+    parameters: GenerateParameters | None = None
+    stream: bool = False
+
+    def given(self) -> GenerateParameters:
+        """Returns the parameters; TGI samples when there are none at all, and is greedy otherwise."""
+        return self.parameters if self.parameters is not None else GenerateParameters(do_sample=True)
+
+
+class TextChunk(Body):
+    """A part of a message."""
+
+    type: str
+    text: str | None = None
+
+
+class Message(Body):
+    """A chat message. Content in parts is joined; only text is served."""
+
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+    role: str = Field(min_length=1, max_length=64)
+    content: str | list[TextChunk]
+    name: str | None = None
+
+    def plain(self) -> dict[str, str]:
+        """Returns role and text for the chat template; raises ValueError for what is not text."""
+        if isinstance(self.content, str):
+            return {"role": self.role, "content": self.content}
+        if any(chunk.type != "text" or chunk.text is None for chunk in self.content):
+            raise ValueError("only text is served in messages")
+        return {"role": self.role, "content": "".join(chunk.text or "" for chunk in self.content)}
+
+
+Messages = Annotated[list[Message], Field(min_length=1, max_length=1024)]
+
+
+class StreamOptions(Body):
+    """OpenAI's stream_options."""
+
+    include_usage: bool = False
+
+
+class _OpenAi(Body):
+    model: str | None = Field(None, max_length=256)
+    adapters: Adapters | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: Positive | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    seed: Seed | None = None
+    stop: Stops | str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    top_p: Share | None = None
+    top_k: int | None = Field(None, ge=1)
+
+    def openai_wish(self, adapters: list[tuple[str, float]], max_tokens: int | None, top: int) -> Wish:
+        """Returns what is asked for; OpenAI samples unless the temperature is 0."""
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop
+        is_greedy = self.temperature == 0
+        return Wish(
+            max_new_tokens=max_tokens,
+            do_sample=not is_greedy,
+            seed=self.seed,
+            temperature=None if is_greedy else self.temperature,
+            top_p=None if is_greedy else self.top_p,
+            top_k=None if is_greedy else self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            stop=stop or (),
+            top_n_tokens=top,
+            adapters=adapters,
+        )
+
+
+class ChatRequest(_OpenAi):
+    """Body of /v1/chat/completions and /chat_tokenize."""
+
+    messages: Messages
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    n: int | None = Field(None, ge=1)
+    logit_bias: Any = None
+    response_format: Any = None
+    tools: Any = None
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        response_format = self.response_format
+        if isinstance(response_format, dict) and response_format.get("type") == "text":
+            response_format = None
+        refused = {
+            "n > 1": (self.n or 1) > 1,
+            "logit_bias": bool(self.logit_bias),
+            "response_format": bool(response_format),
+            "tools": bool(self.tools),
+        }
+        for name, asked in refused.items():
+            if asked:
+                raise ValueError(f"{name} is not supported by this engine: leave it out")
+        for message in self.messages:
+            message.plain()
+        return self
+
+
+class CompletionRequest(_OpenAi):
+    """Body of /v1/completions."""
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+    suffix: str | None = None
+    best_of: int | None = None
+    n: int | None = None
+    echo: bool = False
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        refused = {"suffix": bool(self.suffix), "best_of": (self.best_of or 1) > 1, "n": (self.n or 1) > 1}
+        for name, asked in refused.items():
+            if asked:
+                raise ValueError(f"{name} is not supported by this engine: leave it out")
+        return self
+
+
+class _Item(Body):
+    prompt: str | None = None
+    messages: Messages | None = None
+    adapters: Adapters = []
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
+
+    def text(self) -> str | list[dict[str, str]]:
+        """Returns the raw prompt or the messages."""
+        if self.messages is not None:
+            return [message.plain() for message in self.messages]
+        return self.prompt or ""
+
+
+class ScoredItem(_Item):
+    """A target to be scored after a prompt."""
+
+    target: str
+
+
+class ScoreRequest(Body):
+    """Body of /score."""
+
+    items: Annotated[list[ScoredItem], Field(max_length=MAX_ITEMS)]
+
+
+class BulkItem(_Item):
+    """A prompt to be continued."""
+
+
+class GenerateBatchRequest(Body):
+    """Body of /generate_batch. The parameters hold for all items; each has its own adapters."""
+
+    items: Annotated[list[BulkItem], Field(max_length=MAX_ITEMS)]
+    parameters: GenerateParameters = Field(default_factory=GenerateParameters)
+
+
+def pairs(adapters: list[WeightedAdapter] | None, adapter_id: str | None) -> list[tuple[str, float]]:
+    """Returns (id, weight) of a set, or of the one adapter with weight 1."""
+    if adapters:
+        return [(adapter.id, adapter.weight) for adapter in adapters]
+    return [(adapter_id, 1.0)] if adapter_id else []

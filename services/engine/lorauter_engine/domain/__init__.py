@@ -1,0 +1,1 @@
+"""Values and rules of generation: no sockets, no model."""

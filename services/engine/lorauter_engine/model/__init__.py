@@ -1,0 +1,1 @@
+"""The base model with weighted adapter sets in every linear layer."""

@@ -1,0 +1,148 @@
+"""The base model in memory: prefill, decode and scoring passes over batches of weighted adapter sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from lorauter.errors import FailedPrecondition
+from lorauter_engine.model.cache import SlotCache
+from lorauter_engine.model.layers import BatchContext, adapt
+from lorauter_engine.model.plan import BatchPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and how precisely the model computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+def choose_placement(device: str, dtype: str) -> Placement:
+    """Resolves `auto`: the GPU with bfloat16 if there is one, else the CPU with float32."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise FailedPrecondition("NO_GPU", "LORAUTER_DEVICE=cuda, but torch sees no GPU: use auto or cpu")
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" else "float32"
+    return Placement(torch.device(device), getattr(torch, dtype))
+
+
+class Network:
+    """A causal language model whose linear layers take weighted adapter sets per row.
+
+    Used by one thread at a time. ``modules`` holds (in, out) of the adaptable layers; ``context`` is the
+    most tokens, prompt and answer, that a row may have.
+    """
+
+    def __init__(self, directory: Path, placement: Placement) -> None:
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=placement.dtype,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise FailedPrecondition(
+                "MODEL_UNREADABLE", f"LORAUTER_MODEL: no causal model in safetensors format there: {error}"
+            ) from None
+        config = model.config.get_text_config()
+        if getattr(config, "attn_logit_softcapping", None):
+            raise FailedPrecondition("MODEL_UNSUPPORTED", "LORAUTER_MODEL: capped attention is not served")
+        self.placement = placement
+        self.vocabulary = int(config.vocab_size)
+        self.context = _context(config)
+        self.eos_ids = _eos_ids(model)
+        self.cache = SlotCache()
+        self._batch = BatchContext()
+        model.eval().requires_grad_(False)
+        model.to(placement.device)
+        self.modules: Mapping[str, tuple[int, int]] = adapt(model, model.get_output_embeddings(), self._batch)
+        self._model = model
+
+    @torch.inference_mode()
+    def prefill(
+        self,
+        prompts: Sequence[Sequence[int]],
+        plan: BatchPlan | None,
+        wanted: Sequence[range],
+        first_slot: int | None,
+    ) -> Tensor:
+        """Runs whole prompts; returns the logits (N, vocabulary) float32 of the wanted positions, in order.
+
+        ``wanted[i]`` are positions of row i. With ``first_slot`` the keys and values go to the cache's
+        slots from there on.
+        """
+        longest = max(map(len, prompts))
+        # Padding stands on the right, where a causal model's real tokens never look.
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
+        self._want(
+            [row for row, positions in enumerate(wanted) for _ in positions],
+            [position for positions in wanted for position in positions],
+        )
+        if first_slot is not None:
+            self.cache.begin_prefill(first_slot, len(prompts), longest)
+        places = torch.arange(longest, device=self.placement.device)[None, :]
+        return self._run(ids, places, plan, None, first_slot is not None)
+
+    @torch.inference_mode()
+    def decode(self, tokens: Sequence[int], lengths: Sequence[int], plan: BatchPlan | None) -> Tensor:
+        """Adds one token to each of the first slots; returns logits (rows, vocabulary) float32.
+
+        ``lengths[i]`` is how many tokens slot i holds already.
+        """
+        mask = self.cache.begin_decode(lengths, self.placement.device)
+        self._want(range(len(tokens)), [0] * len(tokens))
+        ids = torch.tensor(tokens, dtype=torch.long)[:, None]
+        places = torch.tensor(lengths, device=self.placement.device)[:, None]
+        return self._run(ids, places, plan, mask, True)
+
+    def _want(self, rows: Sequence[int], positions: Sequence[int]) -> None:
+        device = self.placement.device
+        self._batch.rows = torch.tensor(rows, dtype=torch.long, device=device)
+        self._batch.positions = torch.tensor(positions, dtype=torch.long, device=device)
+
+    def _run(
+        self, ids: Tensor, places: Tensor, plan: BatchPlan | None, mask: Tensor | None, cached: bool
+    ) -> Tensor:
+        self._batch.plan = plan
+        output = self._model(
+            input_ids=ids.to(self.placement.device),
+            position_ids=places,
+            attention_mask=mask,
+            past_key_values=self.cache if cached else None,
+            use_cache=cached,
+        )
+        logits: Tensor = output.logits
+        return logits.float()
+
+
+def _context(config: Any) -> int:
+    context = int(getattr(config, "max_position_embeddings", None) or config.n_positions)
+    window = getattr(config, "sliding_window", None)
+    slides = any("sliding" in kind for kind in getattr(config, "layer_types", None) or ())
+    if window and (slides or not getattr(config, "layer_types", None)):
+        # Within its window a sliding layer is an ordinary one; beyond it the cache would have to forget.
+        return min(context, int(window))
+    return context
+
+
+def _eos_ids(model: Any) -> frozenset[int]:
+    for config in (getattr(model, "generation_config", None), model.config):
+        value = getattr(config, "eos_token_id", None)
+        if value is not None:
+            return frozenset(value if isinstance(value, list) else [value])
+    return frozenset()

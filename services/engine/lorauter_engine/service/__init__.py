@@ -1,0 +1,1 @@
+"""What the engine does with requests: residency of adapters, batching, scoring."""

@@ -1,0 +1,129 @@
+"""The running batch: rows are admitted and leave at every step, and never see one another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lorauter.errors import LorauterError
+from lorauter_engine import metrics
+from lorauter_engine.model.network import Network
+from lorauter_engine.model.plan import BatchPlan, Concatenations, plan_batch
+from lorauter_engine.service.rows import Row
+
+IDLE_KEEP_TOKENS = 16_384
+"""A cache of more slots times tokens than this is given back when the batch is empty."""
+
+
+class RunningBatch:
+    """Rows that decode together; row i uses slot i of the network's cache."""
+
+    def __init__(self, network: Network, known: Concatenations, on_end: Callable[[Row], None]) -> None:
+        self.rows: list[Row] = []
+        self._network = network
+        self._known = known
+        self._on_end = on_end
+        self._plan: BatchPlan | None = None
+        self._is_planned = False
+
+    def admit(self, rows: Sequence[Row]) -> None:
+        """Runs the prompts of new rows and makes their first tokens."""
+        started = time.monotonic()
+        for row in rows:
+            row.started = started
+        first = len(self.rows)
+        self.rows.extend(rows)
+        self._is_planned = False
+        prompts = [row.job.prompt_ids for row in rows]
+        wanted = [
+            range(0 if row.job.wants_prefill else len(row.job.prompt_ids) - 1, len(row.job.prompt_ids))
+            for row in rows
+        ]
+        plan = plan_batch([row.adapters for row in rows], max(map(len, prompts)), self._known)
+        logits = self._network.prefill(prompts, plan, wanted, first)
+        ends = torch.tensor([len(positions) for positions in wanted]).cumsum(0) - 1
+        for row, positions, end in zip(rows, wanted, ends.tolist(), strict=True):
+            if row.job.wants_prefill:
+                row.remember_prefill(_prompt_logprobs(row, logits[end + 1 - len(positions) : end]))
+        metrics.TOKENS.labels("prompt").inc(sum(map(len, prompts)))
+        metrics.BATCH_ROWS.labels("prefill").observe(len(rows))
+        self._extend(first, logits[ends.to(logits.device)])
+        metrics.STEP_SECONDS.labels("prefill").observe(time.monotonic() - started)
+
+    def step(self) -> None:
+        """Makes one more token for every row."""
+        started = time.monotonic()
+        if not self._is_planned:
+            self._plan = plan_batch([row.adapters for row in self.rows], 1, self._known)
+            self._is_planned = True
+        tokens = [row.generated[-1] for row in self.rows]
+        logits = self._network.decode(tokens, [row.length for row in self.rows], self._plan)
+        metrics.BATCH_ROWS.labels("decode").observe(len(self.rows))
+        self._extend(0, logits)
+        metrics.STEP_SECONDS.labels("decode").observe(time.monotonic() - started)
+
+    def drop_cancelled(self) -> None:
+        """Frees the slots of rows that nobody waits for any more."""
+        for index in range(len(self.rows) - 1, -1, -1):
+            if self.rows[index].is_cancelled:
+                self._leave(index)
+
+    def fail_all(self, error: LorauterError) -> None:
+        """Ends every row with an error and forgets the cache, whatever state it is in."""
+        rows, self.rows = self.rows, []
+        self._is_planned = False
+        self._network.cache.drop()
+        for row in rows:
+            if not row.is_ended:
+                row.is_ended = True
+                row.sink(error)
+            self._on_end(row)
+
+    def _extend(self, first: int, logits: Tensor) -> None:
+        """Chooses tokens for rows from ``first`` on, whose logits these are; frees those that end."""
+        rows = self.rows[first:]
+        best = logits.argmax(-1)
+        logprobs = logits.gather(-1, best[:, None])[:, 0] - logits.logsumexp(-1)
+        ended: list[int] = []
+        choices = zip(rows, best.tolist(), logprobs.tolist(), strict=True)
+        for offset, (row, token, logprob) in enumerate(choices):
+            if row.is_cancelled:
+                ended.append(first + offset)
+                continue
+            # A NaN or an infinity anywhere in the row shows in its log-sum.
+            if logprob != logprob:
+                row.fail()
+                ended.append(first + offset)
+                continue
+            step = row.accept(row.choose(logits[offset], token, logprob))
+            row.is_ended = step.finish is not None
+            row.sink(step)
+            if step.finish is not None:
+                ended.append(first + offset)
+        metrics.TOKENS.labels("generated").inc(len(rows))
+        for index in reversed(ended):
+            self._leave(index)
+
+    def _leave(self, index: int) -> None:
+        row = self.rows[index]
+        cache, last = self._network.cache, len(self.rows) - 1
+        cache.clear(index, row.longest)
+        if index != last:
+            cache.move(last, index, self.rows[last].length + 1)
+            cache.clear(last, self.rows[last].longest)
+            self.rows[index] = self.rows[last]
+        self.rows.pop()
+        self._is_planned = False
+        if not self.rows and cache.reserved > IDLE_KEEP_TOKENS:
+            cache.drop()
+        self._on_end(row)
+
+
+def _prompt_logprobs(row: Row, logits: Tensor) -> list[float]:
+    following = torch.tensor(row.job.prompt_ids[1:], device=logits.device)
+    scores = torch.log_softmax(logits, dim=-1)
+    values: list[float] = scores.gather(-1, following[:, None])[:, 0].tolist()
+    return values

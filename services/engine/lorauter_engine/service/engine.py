@@ -1,0 +1,191 @@
+"""What the transports call: generations and scores, awaited or streamed, cancelled when nobody waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from lorauter.errors import LorauterError
+from lorauter_engine.domain.values import Finish, Job, Score, ScoreItem, Step
+from lorauter_engine.model.network import Network
+from lorauter_engine.model.plan import AdapterSet
+from lorauter_engine.model.tokenizer import TextCodec
+from lorauter_engine.service.residency import Residency
+from lorauter_engine.service.rows import Row
+from lorauter_engine.service.scheduler import Scheduler, overloaded
+from lorauter_engine.service.scoring import Scoring
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A whole generation."""
+
+    steps: Sequence[Step]
+    finish: Finish
+
+
+@dataclass(slots=True)
+class _Collected:
+    """Steps of one row, handed to the event loop when the row has ended."""
+
+    done: Future[Completed] = field(default_factory=Future)
+    steps: list[Step] = field(default_factory=list)
+
+    def take(self, event: Step | LorauterError) -> None:
+        if isinstance(event, LorauterError):
+            self._settle(lambda: self.done.set_exception(event))
+            return
+        self.steps.append(event)
+        if event.finish is not None:
+            finish = event.finish
+            self._settle(lambda: self.done.set_result(Completed(self.steps, finish)))
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        # False if the waiting side has cancelled it: nobody wants the result then.
+        if self.done.set_running_or_notify_cancel():
+            settle()
+
+
+class Engine:
+    """Generates and scores with weighted adapter sets; at most ``max_requests`` calls at once."""
+
+    def __init__(
+        self,
+        network: Network,
+        codec: TextCodec,
+        residency: Residency,
+        scheduler: Scheduler,
+        max_requests: int,
+        score_tokens: int,
+    ) -> None:
+        self._eos_ids = network.eos_ids | ({codec.eos_id} if codec.eos_id is not None else frozenset())
+        self._codec = codec
+        self._residency = residency
+        self._scheduler = scheduler
+        self._free = max_requests
+        self._score_tokens = score_tokens
+
+    def is_alive(self) -> bool:
+        """Tells whether work is being done."""
+        return self._scheduler.is_alive()
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Counts a request in and out. Raises Exhausted (OVERLOADED)."""
+        if self._free <= 0:
+            raise overloaded()
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+    async def generate(self, job: Job) -> Completed:
+        """Returns the whole generation. Raises LorauterError."""
+        return (await self.generate_all([job], is_bulk=False))[0]
+
+    async def generate_all(self, jobs: Sequence[Job], is_bulk: bool = True) -> list[Completed]:
+        """Returns all generations in order; the first failure is raised and cancels the rest."""
+        sets = await self._acquire([job.adapters for job in jobs])
+        collected = [_Collected() for _ in jobs]
+        rows = [
+            self._row(job, adapters, each.take)
+            for job, adapters, each in zip(jobs, sets, collected, strict=True)
+        ]
+        # Rows of the same adapters and like lengths side by side: less padding and fewer products.
+        order = sorted(range(len(rows)), key=lambda i: (jobs[i].adapters, len(jobs[i].prompt_ids)))
+        self._submit(rows, [rows[place] for place in order], is_bulk)
+        try:
+            return list(await asyncio.gather(*(asyncio.wrap_future(each.done) for each in collected)))
+        finally:
+            for row in rows:
+                row.cancel()
+
+    async def stream(self, job: Job) -> AsyncGenerator[Step, None]:
+        """Yields the steps of a generation as they are made. Raises LorauterError."""
+        (adapters,) = await self._acquire([job.adapters])
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Step | LorauterError] = asyncio.Queue()
+
+        def take(event: Step | LorauterError) -> None:
+            # The loop closes only after the scheduler has stopped.
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        row = self._row(job, adapters, take)
+        self._submit([row], [row], False)
+        try:
+            while True:
+                event = await events.get()
+                if isinstance(event, LorauterError):
+                    raise event
+                yield event
+                if event.finish is not None:
+                    return
+        finally:
+            row.cancel()
+
+    async def score(self, items: Sequence[ScoreItem]) -> list[Score]:
+        """Returns the scores in order. Raises LorauterError."""
+        sets = await self._acquire([item.adapters for item in items])
+        done: Future[list[Score]] = Future()
+
+        def take(result: list[Score] | LorauterError) -> None:
+            if not done.set_running_or_notify_cancel():
+                return
+            if isinstance(result, LorauterError):
+                done.set_exception(result)
+            else:
+                done.set_result(result)
+
+        scoring = Scoring(items, sets, self._score_tokens, take)
+        try:
+            self._scheduler.submit_scoring(scoring)
+        except LorauterError:
+            self._release(sets)
+            raise
+        try:
+            return await asyncio.wrap_future(done)
+        finally:
+            scoring.cancel()
+
+    def _row(self, job: Job, adapters: AdapterSet, sink: Callable[[Step | LorauterError], None]) -> Row:
+        return Row(job, adapters, self._codec, self._eos_ids, sink)
+
+    def _submit(self, rows: Sequence[Row], ordered: list[Row], is_bulk: bool) -> None:
+        try:
+            self._scheduler.submit(ordered, is_bulk)
+        except LorauterError:
+            self._release([row.adapters for row in rows])
+            raise
+
+    async def _acquire(self, wanted: Sequence[tuple[tuple[str, float], ...]]) -> list[AdapterSet]:
+        """Loads and pins; if the caller goes away meanwhile, what was pinned is released."""
+        if not any(wanted):
+            return [() for _ in wanted]
+        task = asyncio.create_task(asyncio.to_thread(self._acquire_all, wanted))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._release_result)
+            raise
+
+    def _acquire_all(self, wanted: Sequence[tuple[tuple[str, float], ...]]) -> list[AdapterSet]:
+        sets: list[AdapterSet] = []
+        try:
+            for pairs in wanted:
+                sets.append(self._residency.acquire(pairs))
+        except LorauterError:
+            self._release(sets)
+            raise
+        return sets
+
+    def _release_result(self, task: asyncio.Task[list[AdapterSet]]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._release(task.result())
+
+    def _release(self, sets: Sequence[AdapterSet]) -> None:
+        for adapters in sets:
+            self._residency.release(adapters)
