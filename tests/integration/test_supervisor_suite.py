@@ -25,7 +25,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from lorauter_suite.suite import Suite, SuiteOptions
-with Suite(Path(sys.argv[1]), SuiteOptions(services=())) as suite:
+with Suite(Path(sys.argv[1]), SuiteOptions(services=tuple(sys.argv[2:]))) as suite:
     print("up", flush=True)
     suite.wait()
 """
@@ -48,24 +48,25 @@ def is_alive(pid):
         return False
 
 
+def belongs(process, data_dir):
+    """Returns whether a folder of /proc is that of a child of the suite on the data directory."""
+    try:
+        words = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        place = str((process / "cwd").readlink())
+    except OSError:
+        return False
+    return str(data_dir).encode() in words or place.startswith(str(data_dir))
+
+
 def family_of(data_dir):
-    """Returns the processes whose command line or working folder is in the data directory."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().decode(errors="replace")
-            place = str((folder / "cwd").readlink())
-        except OSError:
-            continue
-        if str(data_dir) in words or place.startswith(str(data_dir)):
-            found.append(int(folder.name))
-    return found
+    """Returns the processes that a suite on the data directory started, and itself."""
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if belongs(path, data_dir)]
 
 
-def launch(data_dir, python=sys.executable, identity=SAME, environment=None):
+def launch(data_dir, *services, python=sys.executable, identity=SAME, environment=None):
     """Starts a suite in a process of its own and waits until it says that it is up."""
     child = subprocess.Popen(
-        launcher(identity, signal.SIGKILL, [python, "-c", SCRIPT, str(data_dir)]),
+        launcher(identity, signal.SIGKILL, [python, "-c", SCRIPT, str(data_dir), *services]),
         env={**os.environ, **(environment or {})},
         cwd="/",
         stdout=subprocess.PIPE,
@@ -133,13 +134,15 @@ def test_find_returns_none_when_no_suite_runs(tmp_path):
 
 
 def test_nothing_outlives_the_suite_when_it_is_killed_and_it_starts_again_on_its_data(tmp_path):
-    child = launch(tmp_path)
+    child = launch(tmp_path, "worker-matching")
     before = published(tmp_path)
+    started = family_of(tmp_path)
+    assert len(started) >= len(before["processes"]) + 1  # the worker's prefork child is one more
     with psycopg.connect(before["addresses"]["database_url"]) as connection:
         connection.execute("CREATE TABLE kept AS SELECT generate_series(1, 10)")
     child.kill()
     child.wait()
-    eventually(lambda: not any(map(is_alive, before["processes"].values())))
+    eventually(lambda: not any(map(is_alive, started)))
     eventually(lambda: not family_of(tmp_path))
     assert Suite.find(tmp_path) is None
     with Suite(tmp_path, PARTS) as again:
@@ -177,6 +180,7 @@ def test_an_external_server_is_used_when_it_is_named(tmp_path, given_servers):
 
 def test_the_start_fails_with_the_log_when_a_part_cannot_start(tmp_path, monkeypatch, given_servers):
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/missing")
+    monkeypatch.setattr("lorauter_suite.supervisor.TRIES", 1)
     with pytest.raises(PartFailed, match=r"(?s)migrations.*PostgreSQL"):
         Suite(tmp_path, PARTS).start()
     assert Suite.find(tmp_path) is None
@@ -197,7 +201,9 @@ def test_it_runs_when_the_user_is_not_root(tmp_path_factory, python):
     data_dir.mkdir(mode=0o700)
     os.chown(data_dir, STRANGER.uid, STRANGER.gid)
     try:
-        child = launch(data_dir, python, STRANGER, {"PYTHONPATH": os.pathsep.join(sys.path)})
+        child = launch(
+            data_dir, python=python, identity=STRANGER, environment={"PYTHONPATH": os.pathsep.join(sys.path)}
+        )
         assert Path(f"/proc/{published(data_dir)['processes']['postgres']}").stat().st_uid == STRANGER.uid
         child.terminate()
         assert child.wait(10) == 0
