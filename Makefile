@@ -34,6 +34,10 @@ format: setup ## Format the code and repair what the linter can repair
 proto: setup ## Generate the stubs under shared/lorauter from protos/
 	@$(BIN)/python scripts/proto.py
 
+.PHONY: settings
+settings: setup ## Write docs/settings.md from the settings classes
+	@$(BIN)/python scripts/settings_table.py
+
 .PHONY: lock
 lock: setup ## Resolve anew and write requirements.lock
 	@$(BIN)/python scripts/lock.py

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from huggingface_hub import InferenceClient
+from huggingface_hub import InferenceClient, constants
 from openai import NotFoundError, OpenAI
 
 from lorauter_suite.seeding import POOL_ID
@@ -28,8 +28,9 @@ def openai(addresses: Addresses) -> OpenAI:
 
 
 @pytest.fixture
-def tgi(addresses: Addresses) -> InferenceClient:
+def tgi(addresses: Addresses, monkeypatch: pytest.MonkeyPatch) -> InferenceClient:
     """The current client of text-generation-inference, against the gateway."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # offline, it calls no URL at all
     return InferenceClient(model=addresses.gateway_http, timeout=30)
 
 

@@ -1,0 +1,89 @@
+"""kill -9 of any process while 200 tasks are registered: all of them arrive, and none twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from lorauter import Client
+from lorauter.errors import AlreadyExists, DeadlineExceeded, Unavailable
+from lorauter.index import QdrantIndex
+from lorauter.registry.v1 import registry_pb2 as pb
+from lorauter_suite.suite import Suite, SuiteOptions
+
+T = TypeVar("T")
+
+TASKS = 200
+VICTIMS = ("registry", "worker-index", "postgres", "valkey", "index", "worker-matching", "router", "gateway")
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Iterator[Suite]:
+    """A suite without an engine: nothing is matched, everything is embedded."""
+    services = ("registry", "worker-index", "worker-matching", "router", "gateway")
+    with Suite(tmp_path, SuiteOptions(services=services)) as started:
+        yield started
+
+
+def insist(call: Callable[[], T]) -> T:
+    """Makes a call until it is answered; the same request_id makes that safe for writes."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return call()
+        except (Unavailable, DeadlineExceeded):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def register(client: Client, number: int) -> None:
+    """Registers a task with two examples, as a caller that retries does."""
+    task, first, second = f"task-{number:03}", str(uuid.uuid4()), str(uuid.uuid4())
+    examples = [(f"question {number} of {kind}", "answer") for kind in ("this kind", "that kind")]
+    insist(lambda: client.registry.create_task(id=task, pool="kills", metric="exact_match", request_id=first))
+    insist(lambda: client.registry.put_validation_set(task, examples, request_id=second))
+
+
+def kill(suite: Suite, name: str) -> None:
+    """Kills a process of the suite with SIGKILL."""
+    os.kill(suite.pids()[name], signal.SIGKILL)
+
+
+def test_all_tasks_arrive_once_when_every_process_is_killed(suite: Suite) -> None:
+    found = suite.addresses
+    with Client(registry=found.registry_grpc, router=found.router_grpc) as client:
+        client = client.with_timeout(10)
+        insist(
+            lambda: client.registry.create_pool(id="kills", base_model="none", request_id=str(uuid.uuid4()))
+        )
+        every = TASKS // len(VICTIMS)
+        for number in range(TASKS):
+            if number % every == every // 2:
+                kill(suite, VICTIMS[number // every])
+            register(client, number)
+        deadline = time.monotonic() + 90
+        while True:
+            states = Counter(task.state for task in client.registry.list_tasks(pool="kills"))
+            if states == {pb.TASK_STATE_EMBEDDED: TASKS}:
+                break
+            assert time.monotonic() < deadline, states
+            time.sleep(0.2)
+        with pytest.raises(AlreadyExists):
+            client.registry.create_task(id="task-000", pool="kills", metric="exact_match")
+        newest = client.registry.get_generation().generation
+        decision = insist(
+            lambda: client.route("question 7 of this kind", pool="kills", min_generation=newest)
+        )
+        assert decision.tasks
+    snapshot = QdrantIndex(found.index_http).read("default")
+    ids = [task.task_id for task in snapshot.pools["kills"].tasks]
+    assert sorted(ids) == [f"task-{number:03}" for number in range(TASKS)]
