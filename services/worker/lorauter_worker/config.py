@@ -54,7 +54,7 @@ class Settings(ServiceSettings):
         20, ge=1, le=1000, description="Failures in a row after which a matching is given up."
     )
     matching_batch: int = Field(
-        256, ge=1, le=1024, description="Evaluations in one call to a backend: what a kill can lose."
+        512, ge=1, le=1024, description="Evaluations in one call to a backend: what a kill can lose."
     )
     matching_examples: int = Field(
         256, ge=1, le=100_000, description="Most examples of a task that an adapter is measured on."

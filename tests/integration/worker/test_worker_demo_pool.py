@@ -78,7 +78,7 @@ def test_each_task_prefers_its_own_adapter_when_the_demo_pool_is_matched(
     assert registry.scalar(state) == "QUARANTINED"
 
 
-def test_scores_are_those_of_generated_answers_when_answers_begin_with_a_marker(demo_pool, store, engine_url):
+def test_scores_are_those_of_generated_answers_when_wrong_ones_are_checked(demo_pool, store, engine_url):
     evaluator = EngineEvaluator([engine_url], timeout_seconds=60)
     asked = [
         Question(build_input(PromptSpec(), text), target, digest)
