@@ -11,12 +11,12 @@ from lorauter_suite.demo import verify
 from lorauter_suite.demo.batches import Codec
 from lorauter_suite.demo.data import TASKS, draw_example
 from lorauter_suite.demo.recipe import adapter_recipe
-from lorauter_suite.demo.skills import SKILLS, payload_split, seeded
+from lorauter_suite.demo.skills import SKILLS, Split, payload_split, seeded
 from lorauter_suite.demo.templates import TEMPLATES
 from lorauter_suite.demo.tokenizer import build_tokenizer
 from lorauter_suite.demo.verify import POOL, PoolChanged, read_examples, read_manifest, verify_pool
 
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 MAX_POOL_BYTES = 6 * 2**20
 MAX_FILE_BYTES = 2 * 2**20
 
@@ -71,7 +71,7 @@ def test_manifest_names_what_the_folders_hold():
 
 def test_templates_are_disjoint_between_splits():
     for by_split in TEMPLATES.values():
-        templates = [template for split in SPLITS for template in by_split[split]]
+        templates = [template for split in by_split.values() for template in split]
         assert len(templates) == len(set(templates))
 
 

@@ -28,7 +28,7 @@ POOLS = [
 def decided(
     weights: dict[str, float],
     best: str = "",
-    action: pb.RouteAction = pb.ROUTE_ACTION_ADAPTERS,  # type: ignore[assignment]
+    action: pb.RouteAction.ValueType = pb.ROUTE_ACTION_ADAPTERS,
 ) -> pb.RouteResponse:
     adapters = [
         pb.WeightedAdapter(adapter_id=name, version=1, weight=weight, digest="" if name == "base" else name)

@@ -280,7 +280,8 @@ class Stand:
 @asynccontextmanager
 async def standing(engines: int = 1, **settings: Any) -> AsyncIterator[Stand]:
     """Starts a gateway with ``engines`` backends."""
-    stand = Stand(RouterPeer(), [EnginePeer(f"engine-{number}") for number in range(engines)])
+    peers = [EnginePeer(f"engine-{number}") for number in range(engines)]
+    stand = Stand(RouterPeer(), peers)  # type: ignore[abstract]
     async with AsyncExitStack() as stack:
         for engine in stand.engines:
             engine.url = await stack.enter_async_context(listening(engine.app))

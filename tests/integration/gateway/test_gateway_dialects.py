@@ -19,8 +19,8 @@ from huggingface_hub.errors import (
 
 T = TypeVar("T")
 Stand = Any
-CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
-PLAIN = {"model": "auto", "prompt": "hi"}
+CHAT: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
+PLAIN: dict[str, Any] = {"model": "auto", "prompt": "hi"}
 
 
 @pytest.fixture
