@@ -108,6 +108,7 @@ class Scheduler:
         while True:
             with self._changed:
                 while not (self._is_stopping or self._has_work()):
+                    self._measure()
                     self._changed.wait()
                 if self._is_stopping:
                     break
