@@ -1,4 +1,4 @@
-"""Takes the stop text off an answer: TGI includes it, OpenAI and our gRPC do not."""
+"""Ends an answer before its first stop text: TGI includes it, OpenAI and our gRPC do not."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections.abc import Sequence
 
 
 def without_stop(text: str, stop: Sequence[str]) -> str:
-    """Returns ``text`` up to the stop text that it ends with, if it ends with one."""
-    for ending in sorted(stop, key=len, reverse=True):
-        if ending and text.endswith(ending):
-            return text[: -len(ending)]
-    return text
+    """Returns ``text`` up to the first stop text in it; a token may hold more than the stop text."""
+    return text[: min(_places(text, stop), default=len(text))]
 
 
 class StopTrimmer:
@@ -19,10 +16,17 @@ class StopTrimmer:
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = [ending for ending in stop if ending]
         self._held = ""
+        self._is_stopped = False
 
     def push(self, text: str) -> str:
         """Returns what of the answer can be passed on now."""
+        if self._is_stopped:
+            return ""
         self._held += text
+        places = _places(self._held, self._stop)
+        if places:
+            self._is_stopped = True
+            return self._held[: min(places)]
         keep = max((self._overlap(ending) for ending in self._stop), default=0)
         passed = self._held[: len(self._held) - keep]
         self._held = self._held[len(passed) :]
@@ -30,8 +34,12 @@ class StopTrimmer:
 
     def finish(self) -> str:
         """Returns the rest of the answer."""
-        return without_stop(self._held, self._stop)
+        return "" if self._is_stopped else self._held
 
     def _overlap(self, ending: str) -> int:
-        longest = min(len(ending), len(self._held))
+        longest = min(len(ending) - 1, len(self._held))
         return next((n for n in range(longest, 0, -1) if self._held.endswith(ending[:n])), 0)
+
+
+def _places(text: str, stop: Sequence[str]) -> list[int]:
+    return [text.index(ending) for ending in stop if ending and ending in text]
