@@ -28,3 +28,11 @@ ADAPTER_LOADS = Counter(
     "lorauter_engine_adapter_loads", "Loads from the store by outcome: loaded, refused, failed.", ["outcome"]
 )
 ADAPTER_EVICTIONS = Counter("lorauter_engine_adapter_evictions", "Adapters evicted to make room.")
+
+# A series that is read before it first counts must be there, at 0.
+for _kind in ("prompt", "generated", "scored"):
+    TOKENS.labels(_kind)
+for _kind in ("rows", "items"):
+    QUEUE.labels(_kind)
+for _outcome in ("loaded", "refused", "failed"):
+    ADAPTER_LOADS.labels(_outcome)
