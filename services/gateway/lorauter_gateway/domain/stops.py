@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 
 def without_stop(text: str, stop: Sequence[str]) -> str:
-    """Returns ``text`` up to the first stop text in it; a token may hold more than the stop text."""
-    return text[: min(_places(text, stop), default=len(text))]
+    """Returns ``text`` up to the stop text that is complete first; the last token may hold more than it."""
+    place = _place(text, stop)
+    return text if place is None else text[:place]
 
 
 class StopTrimmer:
@@ -23,10 +24,10 @@ class StopTrimmer:
         if self._is_stopped:
             return ""
         self._held += text
-        places = _places(self._held, self._stop)
-        if places:
+        place = _place(self._held, self._stop)
+        if place is not None:
             self._is_stopped = True
-            return self._held[: min(places)]
+            return self._held[:place]
         keep = max((self._overlap(ending) for ending in self._stop), default=0)
         passed = self._held[: len(self._held) - keep]
         self._held = self._held[len(passed) :]
@@ -41,5 +42,9 @@ class StopTrimmer:
         return next((n for n in range(longest, 0, -1) if self._held.endswith(ending[:n])), 0)
 
 
-def _places(text: str, stop: Sequence[str]) -> list[int]:
-    return [text.index(ending) for ending in stop if ending and ending in text]
+def _place(text: str, stop: Sequence[str]) -> int | None:
+    """Returns where the stop text that ends first begins; of several, the longest."""
+    found = [
+        (text.index(ending) + len(ending), text.index(ending)) for ending in stop if ending and ending in text
+    ]
+    return min(found)[1] if found else None
