@@ -15,7 +15,7 @@ from lorauter_engine.api.schemas import ChatRequest, GenerateRequest
 from lorauter_engine.domain.sampling import Sampler
 from lorauter_engine.domain.text import Detokenizer, StopWatch
 from lorauter_engine.domain.values import Sampling, ScoreItem
-from lorauter_engine.service.scoring import _slices
+from lorauter_engine.service.scoring import slices
 
 
 class Bytes:
@@ -101,11 +101,12 @@ def test_penalties_change_scores_when_tokens_were_seen() -> None:
 @given(st.lists(st.integers(2, 300), min_size=1, max_size=60), st.integers(64, 512))
 def test_slices_hold_every_item_once_within_the_budget(lengths: list[int], budget: int) -> None:
     items = [ScoreItem([5] * (length - 1), [5, 1], ()) for length in lengths]
-    slices = list(_slices(items, budget))
-    assert sorted(place for places in slices for place in places) == list(range(len(items)))
-    for places in slices:
+    cut = list(slices(items, budget, 40))
+    assert sorted(place for places in cut for place in places) == list(range(len(items)))
+    for places in cut:
         padded = max(lengths[place] for place in places) * len(places)
         assert padded <= budget or len(places) == 1
+        assert 2 * len(places) <= 40
 
 
 def test_sampling_is_the_default_when_parameters_are_absent_altogether() -> None:

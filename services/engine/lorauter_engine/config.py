@@ -37,7 +37,7 @@ class Settings(ServiceSettings):
         65_536, ge=128, description="Bound on rows times the longest row's tokens: the key-value cache."
     )
     prefill_tokens: int = Field(4096, ge=64, description="Padded prompt tokens that run in one pass.")
-    score_tokens: int = Field(4096, ge=64, description="Padded tokens of one scoring pass.")
+    score_tokens: int = Field(1024, ge=64, description="Padded tokens of one scoring pass.")
     max_concurrent_requests: int = Field(
         256, ge=1, le=100_000, description="Requests under way, waiting ones included; more are refused: 429."
     )

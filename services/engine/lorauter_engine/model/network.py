@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from lorauter.errors import FailedPrecondition
 from lorauter_engine.model.cache import SlotCache
@@ -44,6 +45,7 @@ class Network:
     """
 
     def __init__(self, directory: Path, placement: Placement) -> None:
+        disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
                 directory,

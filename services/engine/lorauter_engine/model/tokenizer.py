@@ -13,6 +13,9 @@ from transformers import AutoTokenizer
 
 from lorauter.errors import FailedPrecondition, UnprocessableRequest
 
+_KEPT_TEXT = 4096
+"""Texts of up to this many characters are remembered with their tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -44,12 +47,15 @@ class TextCodec:
         self._fast.no_padding()
         self.special_ids = frozenset(tokenizer.all_special_ids)
         self.eos_id: int | None = tokenizer.eos_token_id
+        self._ids_of = lru_cache(maxsize=4096)(self._encode)
         self._text_of = lru_cache(maxsize=65_536)(self._decode_one)
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Returns the ids of ``text``; ``add_special`` lets the tokenizer add BOS and the like."""
-        ids: list[int] = self._fast.encode(text, add_special_tokens=add_special).ids
-        return ids
+        # Matching sends each prompt once for every adapter.
+        return list(
+            self._ids_of(text, add_special) if len(text) <= _KEPT_TEXT else self._encode(text, add_special)
+        )
 
     def pieces(self, text: str) -> list[Piece]:
         """Returns the tokens of ``text`` with their places, BOS and the like included."""
@@ -101,6 +107,9 @@ class TextCodec:
                 "TEMPLATE_ERROR", f"the chat template refuses these messages: {error}"
             ) from None
         return rendered
+
+    def _encode(self, text: str, add_special: bool) -> tuple[int, ...]:
+        return tuple(self._fast.encode(text, add_special_tokens=add_special).ids)
 
     def _decode_one(self, token: int) -> str:
         return self.decode([token], skip_special=False)

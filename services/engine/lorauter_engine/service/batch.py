@@ -77,7 +77,7 @@ class RunningBatch:
         self._is_planned = False
         self._network.cache.drop()
         for row in rows:
-            if not row.is_ended:
+            if not (row.is_ended or row.is_cancelled):
                 row.is_ended = True
                 row.sink(error)
             self._on_end(row)

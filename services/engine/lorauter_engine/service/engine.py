@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lorauter.errors import LorauterError
@@ -63,6 +63,7 @@ class Engine:
     ) -> None:
         self._eos_ids = network.eos_ids | ({codec.eos_id} if codec.eos_id is not None else frozenset())
         self._codec = codec
+        self._vocabulary = network.vocabulary
         self._residency = residency
         self._scheduler = scheduler
         self._free = max_requests
@@ -72,7 +73,7 @@ class Engine:
         """Tells whether work is being done."""
         return self._scheduler.is_alive()
 
-    @contextmanager
+    @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
         """Counts a request in and out. Raises Exhausted (OVERLOADED)."""
         if self._free <= 0:
@@ -111,8 +112,9 @@ class Engine:
         events: asyncio.Queue[Step | LorauterError] = asyncio.Queue()
 
         def take(event: Step | LorauterError) -> None:
-            # The loop closes only after the scheduler has stopped.
-            loop.call_soon_threadsafe(events.put_nowait, event)
+            # A closed loop has no listeners left; its streams are cancelled.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(events.put_nowait, event)
 
         row = self._row(job, adapters, take)
         self._submit([row], [row], False)
@@ -140,7 +142,7 @@ class Engine:
             else:
                 done.set_result(result)
 
-        scoring = Scoring(items, sets, self._score_tokens, take)
+        scoring = Scoring(items, sets, self._score_tokens, self._vocabulary, take)
         try:
             self._scheduler.submit_scoring(scoring)
         except LorauterError:

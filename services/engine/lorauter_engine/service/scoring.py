@@ -17,6 +17,15 @@ from lorauter_engine.model.plan import AdapterSet, Concatenations, plan_batch
 _BUCKET = math.log(1.15)
 """Items whose lengths differ by more than 15 % do not share a pass, which bounds the padding."""
 
+LOGITS = 2**26
+"""Most logits of one pass: 256 MiB."""
+
+LOGITS = 2**26
+"""Most logits of one pass: 256 MiB."""
+
+_SHORT = 16
+"""Up to this many tokens all lengths share a pass."""
+
 Done = Callable[[list[Score] | LorauterError], None]
 
 
@@ -24,7 +33,12 @@ class Scoring:
     """One call's items, worked off slice by slice between the steps of running generations."""
 
     def __init__(
-        self, items: Sequence[ScoreItem], sets: Sequence[AdapterSet], budget: int, done: Done
+        self,
+        items: Sequence[ScoreItem],
+        sets: Sequence[AdapterSet],
+        budget: int,
+        vocabulary: int,
+        done: Done,
     ) -> None:
         """``sets[i]`` are item i's adapters in memory; ``budget`` bounds the padded tokens of one pass."""
         self.items = items
@@ -33,7 +47,7 @@ class Scoring:
         self.is_cancelled = False
         self.left = len(items)
         self._scores: list[Score | None] = [None] * len(items)
-        self._slices = _slices(items, budget)
+        self._slices = slices(items, budget, LOGITS // vocabulary)
 
     def cancel(self) -> None:
         """Asks that the rest is left undone."""
@@ -75,21 +89,26 @@ class Scoring:
             self.done(Internal("GENERATION_FAILED", message))
 
 
-def _slices(items: Sequence[ScoreItem], budget: int) -> Iterator[list[int]]:
+def slices(items: Sequence[ScoreItem], budget: int, max_targets: int) -> Iterator[list[int]]:
+    """Yields the places of the items of each pass: like lengths, equal adapters side by side.
+
+    A pass has at most ``budget`` tokens with padding, and ``max_targets`` target tokens, or one item.
+    """
     lengths = [len(item.prompt_ids) + len(item.target_ids) - 1 for item in items]
+    buckets = [int(math.log(length) / _BUCKET) if length > _SHORT else 0 for length in lengths]
 
     def order(place: int) -> tuple[int, tuple[str, ...], int]:
-        bucket = int(math.log(lengths[place]) / _BUCKET) if lengths[place] > 16 else 0
-        return bucket, tuple(digest for digest, _ in items[place].adapters), lengths[place]
+        return buckets[place], tuple(digest for digest, _ in items[place].adapters), lengths[place]
 
     current: list[int] = []
-    bucket, longest = 0, 0
+    longest = targets = 0
     for place in sorted(range(len(items)), key=order):
-        longer = max(longest, lengths[place])
-        if current and (longer * (len(current) + 1) > budget or order(place)[0] != bucket):
+        longest = max(longest, lengths[place])
+        targets += len(items[place].target_ids)
+        is_full = longest * (len(current) + 1) > budget or targets > max_targets
+        if current and (is_full or buckets[place] != buckets[current[0]]):
             yield current
-            current, longer = [], lengths[place]
+            current, longest, targets = [], lengths[place], len(items[place].target_ids)
         current.append(place)
-        bucket, longest = order(place)[0], longer
     if current:
         yield current
