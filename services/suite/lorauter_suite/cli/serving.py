@@ -20,6 +20,9 @@ from lorauter_suite.cli.context import (
     state_name,
 )
 
+EXPLAINED = 12
+"""Rows of each table of an explanation; --json has all."""
+
 StrategyOption = Annotated[str, typer.Option(help="The routing strategy.")]
 
 
@@ -68,11 +71,11 @@ def _print_decision(decision: router_pb2.RouteResponse) -> None:
 
 
 def _print_explanation(explanation: router_pb2.Explanation) -> None:
-    rows = ((c.adapter_id, f"{c.expected_utility:.3f}", c.reason) for c in explanation.candidates)
+    rows = ((c.adapter_id, f"{c.expected_utility:.3f}", c.reason) for c in explanation.candidates[:EXPLAINED])
     print_table(("adapter", "expected utility", "why"), rows)
     measured = (
         (a.task_id, a.adapter_id, f"{100 * a.score:.1f} ± {100 * a.standard_error:.1f}", a.count)
-        for a in explanation.affinities
+        for a in explanation.affinities[:EXPLAINED]
     )
     print_table(("task", "adapter", "score %", "examples"), measured)
     print_table(("constant", "value"), ((n, f"{v:.4g}") for n, v in sorted(explanation.constants.items())))
