@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lorauter_engine.api.schemas import ChatRequest, GenerateRequest
+from lorauter_engine.api.openai_schemas import ChatRequest
+from lorauter_engine.api.schemas import GenerateRequest
 from lorauter_engine.domain.sampling import Sampler
 from lorauter_engine.domain.text import Detokenizer, StopWatch
 from lorauter_engine.domain.values import Sampling, ScoreItem

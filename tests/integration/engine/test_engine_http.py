@@ -127,7 +127,7 @@ def test_openai_gets_422_when_the_request_cannot_be_served(chat) -> None:
     ask = chat.chat.completions.create
     good: dict[str, Any] = {"model": "tgi", "messages": [{"role": "user", "content": "the"}], "max_tokens": 2}
     assert ask(**good).choices[0].finish_reason == "length"
-    for change in (
+    changes: tuple[dict[str, Any], ...] = (
         {"model": "gpt-9"},
         {"model": UNKNOWN},
         {"n": 2},
@@ -135,7 +135,8 @@ def test_openai_gets_422_when_the_request_cannot_be_served(chat) -> None:
         {"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]},
         {"messages": []},
         {"stream": True, "model": "gpt-9"},
-    ):
+    )
+    for change in changes:
         with pytest.raises(openai.UnprocessableEntityError):
             ask(**(good | change))
 
@@ -151,8 +152,8 @@ def test_bodies_are_refused_when_they_are_wrong(http) -> None:
         return response.status_code, found["error_type"], found["error"]
 
     assert http.post("/generate", json=ok).status_code == 200
-    for body in (b"", b"{", b"\xff\xfe", b"[" * 100_000, b"nonsense"):
-        assert answer(body)[:2] == (400, "validation"), body[:10]
+    for data in (b"", b"{", b"\xff\xfe", b"[" * 100_000, b"nonsense"):
+        assert answer(data)[:2] == (400, "validation"), data[:10]
     for body in (
         {},
         [],

@@ -13,7 +13,8 @@ from fastapi.responses import Response
 from lorauter.errors import UnprocessableRequest
 from lorauter_engine import metrics
 from lorauter_engine.api import wire
-from lorauter_engine.api.schemas import GenerateBatchRequest, ScoreRequest, pairs
+from lorauter_engine.api.bulk_schemas import GenerateBatchRequest, ScoreRequest
+from lorauter_engine.api.schemas import pairs
 from lorauter_engine.api.tgi import Served
 from lorauter_engine.domain.values import Job, ScoreItem
 

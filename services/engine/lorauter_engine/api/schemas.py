@@ -1,4 +1,4 @@
-"""The bodies of requests: TGI's, OpenAI's and our own. Unknown fields are ignored, as TGI does."""
+"""The bodies of TGI's requests and what all bodies share. Unknown fields are ignored, as TGI does."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lorauter_engine.service.prepare import Wish
-
-MAX_ITEMS = 1024
-"""Most items in one bulk call."""
-
-MAX_PROMPTS = 4
-"""Most prompts in one /v1/completions call: TGI's max_client_batch_size."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -53,7 +47,7 @@ class GenerateParameters(Body):
     repetition_penalty: Positive | None = None
     return_full_text: bool | None = None
     seed: Seed | None = None
-    stop: Stops = []
+    stop: Stops = Field(default_factory=list)
     temperature: Positive | None = None
     top_k: int | None = Field(None, ge=1)
     top_n_tokens: int | None = Field(None, ge=0)
@@ -134,137 +128,6 @@ class Message(Body):
 
 
 Messages = Annotated[list[Message], Field(min_length=1, max_length=1024)]
-
-
-class StreamOptions(Body):
-    """OpenAI's stream_options."""
-
-    include_usage: bool = False
-
-
-class _OpenAi(Body):
-    model: str | None = Field(None, max_length=256)
-    adapters: Adapters | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    repetition_penalty: Positive | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    seed: Seed | None = None
-    stop: Stops | str | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    top_p: Share | None = None
-    top_k: int | None = Field(None, ge=1)
-
-    def openai_wish(self, adapters: list[tuple[str, float]], max_tokens: int | None, top: int) -> Wish:
-        """Returns what is asked for; OpenAI samples unless the temperature is 0."""
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop
-        is_greedy = self.temperature == 0
-        return Wish(
-            max_new_tokens=max_tokens,
-            do_sample=not is_greedy,
-            seed=self.seed,
-            temperature=None if is_greedy else self.temperature,
-            top_p=None if is_greedy else self.top_p,
-            top_k=None if is_greedy else self.top_k,
-            repetition_penalty=self.repetition_penalty,
-            frequency_penalty=self.frequency_penalty,
-            presence_penalty=self.presence_penalty,
-            stop=stop or (),
-            top_n_tokens=top,
-            adapters=adapters,
-        )
-
-
-class ChatRequest(_OpenAi):
-    """Body of /v1/chat/completions and /chat_tokenize."""
-
-    messages: Messages
-    max_completion_tokens: int | None = Field(None, ge=1)
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-    n: int | None = Field(None, ge=1)
-    logit_bias: Any = None
-    response_format: Any = None
-    tools: Any = None
-
-    @model_validator(mode="after")
-    def _served(self) -> Self:
-        response_format = self.response_format
-        if isinstance(response_format, dict) and response_format.get("type") == "text":
-            response_format = None
-        refused = {
-            "n > 1": (self.n or 1) > 1,
-            "logit_bias": bool(self.logit_bias),
-            "response_format": bool(response_format),
-            "tools": bool(self.tools),
-        }
-        for name, asked in refused.items():
-            if asked:
-                raise ValueError(f"{name} is not supported by this engine: leave it out")
-        for message in self.messages:
-            message.plain()
-        return self
-
-
-class CompletionRequest(_OpenAi):
-    """Body of /v1/completions."""
-
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-    suffix: str | None = None
-    best_of: int | None = None
-    n: int | None = None
-    echo: bool = False
-
-    @model_validator(mode="after")
-    def _served(self) -> Self:
-        refused = {"suffix": bool(self.suffix), "best_of": (self.best_of or 1) > 1, "n": (self.n or 1) > 1}
-        for name, asked in refused.items():
-            if asked:
-                raise ValueError(f"{name} is not supported by this engine: leave it out")
-        return self
-
-
-class _Item(Body):
-    prompt: str | None = None
-    messages: Messages | None = None
-    adapters: Adapters = []
-
-    @model_validator(mode="after")
-    def _one_prompt(self) -> Self:
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either prompt or messages")
-        return self
-
-    def text(self) -> str | list[dict[str, str]]:
-        """Returns the raw prompt or the messages."""
-        if self.messages is not None:
-            return [message.plain() for message in self.messages]
-        return self.prompt or ""
-
-
-class ScoredItem(_Item):
-    """A target to be scored after a prompt."""
-
-    target: str
-
-
-class ScoreRequest(Body):
-    """Body of /score."""
-
-    items: Annotated[list[ScoredItem], Field(max_length=MAX_ITEMS)]
-
-
-class BulkItem(_Item):
-    """A prompt to be continued."""
-
-
-class GenerateBatchRequest(Body):
-    """Body of /generate_batch. The parameters hold for all items; each has its own adapters."""
-
-    items: Annotated[list[BulkItem], Field(max_length=MAX_ITEMS)]
-    parameters: GenerateParameters = Field(default_factory=GenerateParameters)
 
 
 def pairs(adapters: list[WeightedAdapter] | None, adapter_id: str | None) -> list[tuple[str, float]]:

@@ -13,7 +13,8 @@ from fastapi.responses import Response
 
 from lorauter_engine import metrics
 from lorauter_engine.api import wire
-from lorauter_engine.api.schemas import MAX_PROMPTS, ChatRequest, GenerateRequest
+from lorauter_engine.api.openai_schemas import MAX_PROMPTS, ChatRequest
+from lorauter_engine.api.schemas import GenerateRequest
 from lorauter_engine.domain.values import Finish, Job, Step, Token
 from lorauter_engine.service.engine import Completed, Engine
 from lorauter_engine.service.prepare import MAX_STOP_SEQUENCES, Preparation

@@ -45,6 +45,10 @@ class Network:
     """
 
     def __init__(self, directory: Path, placement: Placement) -> None:
+        if not (directory / "config.json").is_file():
+            raise FailedPrecondition(
+                "MODEL_UNREADABLE", f"LORAUTER_MODEL: {directory} holds no config.json: give a model's folder"
+            )
         disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
