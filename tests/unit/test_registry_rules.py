@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from lorauter.errors import FailedPrecondition, InvalidArgument, PayloadTooLarge
+from lorauter.store.serving import served_version
 from lorauter_registry.domain.adapter_requests import RegisterAdapter
-from lorauter_registry.domain.adapters import advance, can_become, served_version, state_at
+from lorauter_registry.domain.adapters import advance, can_become, state_at
 from lorauter_registry.domain.csv_import import read_affinities
 from lorauter_registry.domain.examples import ExampleSet, JsonLines
 from lorauter_registry.domain.pages import decode_token, encode_token
@@ -37,7 +38,7 @@ MEGABYTE = 1024 * 1024
 def test_served_version_is_the_champion_or_the_newest_active_one(
     aliases: dict[str, int], states: list[tuple[int, AdapterState]], expected: int
 ) -> None:
-    assert served_version(aliases, states) == expected
+    assert served_version(aliases, dict(states)) == expected
 
 
 def test_versions_move_only_forward() -> None:

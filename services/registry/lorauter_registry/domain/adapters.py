@@ -1,15 +1,12 @@
-"""The states of an adapter's versions, and which version is served."""
+"""The states of an adapter's versions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
 from lorauter.errors import FailedPrecondition
 from lorauter_registry.domain.resources import AdapterState
-
-CHAMPION = "champion"
-"""The alias whose version is served."""
 
 _NEXT: Mapping[AdapterState, frozenset[AdapterState]] = {
     AdapterState.REGISTERED: frozenset({AdapterState.VERIFIED, AdapterState.QUARANTINED}),
@@ -47,13 +44,3 @@ def state_at(state: AdapterState, pins_until: datetime | None, now: datetime) ->
     if state is AdapterState.DRAINING and pins_until is not None and pins_until <= now:
         return AdapterState.RETIRED
     return state
-
-
-def served_version(aliases: Mapping[str, int], states: Iterable[tuple[int, AdapterState]]) -> int:
-    """Returns the version that routing uses: the champion if it is active, else the newest active one.
-
-    ``states`` are (version, state) of all versions; 0 if none may be served.
-    """
-    active = {version for version, state in states if state is AdapterState.ACTIVE}
-    champion = aliases.get(CHAMPION, 0)
-    return champion if champion in active else max(active, default=0)

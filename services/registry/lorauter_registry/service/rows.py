@@ -8,7 +8,8 @@ from typing import Any
 
 from lorauter.identifiers import encode_generation
 from lorauter.store import tables
-from lorauter_registry.domain.adapters import served_version, state_at
+from lorauter.store.serving import served_version
+from lorauter_registry.domain.adapters import state_at
 from lorauter_registry.domain.resources import (
     Adapter,
     AdapterState,
@@ -125,7 +126,7 @@ def adapter_of(
         tags=tuple(row.tags),
         latest=version_of(latest, now),
         aliases=dict(row.aliases),
-        served_version=served_version(row.aliases, states),
+        served_version=served_version(row.aliases, dict(states)),
         **_common(row),
     )
 
