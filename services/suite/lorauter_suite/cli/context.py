@@ -12,6 +12,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lorauter import Client
@@ -77,7 +78,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     """Prints rows under bold columns."""
     table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     out.print(table)
 
 
@@ -86,7 +87,7 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in fields:
         if value not in ("", None):
-            table.add_row(f"[bold]{name}[/bold]", str(value))
+            table.add_row(f"[bold]{name}[/bold]", escape(str(value)))
     out.print(table)
 
 

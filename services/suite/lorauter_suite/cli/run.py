@@ -16,6 +16,7 @@ from lorauter import Client
 from lorauter_suite import doctor as checks
 from lorauter_suite.cli.context import JsonFlag, data_dir, err, out, print_table
 from lorauter_suite.cli.serving import weights
+from lorauter_suite.machine import machine, versions
 from lorauter_suite.seeding import POOL_ID, seed
 from lorauter_suite.suite import Addresses, Suite
 from lorauter_suite.walkthrough import SEED, Answer, ask, follow_matching, sample_queries
@@ -124,17 +125,23 @@ def _print_answers(answers: list[Answer]) -> None:
 
 
 def _print_figures(answers: list[Answer], seconds: float, report: Path | None) -> None:
+    routed, base, total = (
+        sum(a.routed_is_right for a in answers),
+        sum(a.base_is_right for a in answers),
+        len(answers),
+    )
     figures = {
-        "queries": len(answers),
-        "routed_right": sum(a.routed_is_right for a in answers),
-        "base_right": sum(a.base_is_right for a in answers),
+        "queries": total,
+        "routed_right": routed,
+        "base_right": base,
         "seed": SEED,
         "seconds": round(seconds, 1),
+        "machine": machine(),
+        "versions": versions(),
     }
-    total = max(1, len(answers))
     out.print(
-        f"\n{figures['routed_right']} of {total} right with routing ({figures['routed_right'] / total:.1%}), "
-        f"{figures['base_right']} by the base alone ({figures['base_right'] / total:.1%}); {seconds:.0f} s",
+        f"\n{routed} of {total} right with routing ({routed / total:.1%}), "
+        f"{base} by the base alone ({base / total:.1%}); {seconds:.0f} s",
         highlight=False,
     )
     if report is not None:
@@ -147,9 +154,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     if as_json:
         print(json.dumps([{"name": r.name, "ok": r.ok, "detail": r.detail} for r in results], indent=2))
     else:
-        print_table(
-            ("", "check", ""), (("ok" if r.ok else "[red]no[/red]", r.name, r.detail) for r in results)
-        )
+        print_table(("", "check", ""), (("ok" if r.ok else "no", r.name, r.detail) for r in results))
     if not all(r.ok for r in results):
         raise typer.Exit(1)
 
