@@ -17,19 +17,21 @@ from lorauter import Client
 from lorauter.errors import AlreadyExists, DeadlineExceeded, Unavailable
 from lorauter.index import QdrantIndex
 from lorauter.registry.v1 import registry_pb2 as pb
-from lorauter_suite.suite import Suite, SuiteOptions
+from lorauter_suite.suite import Suite
 
 T = TypeVar("T")
 
 TASKS = 200
-VICTIMS = ("registry", "worker-index", "postgres", "valkey", "index", "worker-matching", "router", "gateway")
+VICTIMS = (
+    *("registry", "worker-index", "postgres", "valkey", "index"),
+    *("worker-matching", "router", "gateway", "engine"),
+)
 
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Iterator[Suite]:
-    """A suite without an engine: nothing is matched, everything is embedded."""
-    services = ("registry", "worker-index", "worker-matching", "router", "gateway")
-    with Suite(tmp_path, SuiteOptions(services=services)) as started:
+    """A suite of its own, in which no backend is registered: nothing is matched, everything is embedded."""
+    with Suite(tmp_path) as started:
         yield started
 
 
