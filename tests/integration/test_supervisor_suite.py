@@ -16,7 +16,7 @@ import redis
 from qdrant_client import QdrantClient
 from qdrant_client.http.exceptions import ResponseHandlingException
 
-from lorauter_suite.embedded.identity import SAME, Identity, launcher
+from lorauter_suite.embedded.identity import SAME, Identity, launcher, namespaces_work
 from lorauter_suite.embedded.places import reaches
 from lorauter_suite.suite import PartFailed, Suite, SuiteOptions, SuiteRunning
 
@@ -187,24 +187,29 @@ def test_the_start_fails_with_the_log_when_a_part_cannot_start(tmp_path, monkeyp
 
 
 STRANGER = Identity("user", 65534, 65534)
+RENAMED = Identity("namespace", 65534, 65534)
 READABLE = [
     python
     for python in (sys.executable, f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}")
-    if os.geteuid() == 0 and Path(python).exists() and reaches(Path(python).resolve(), STRANGER)
+    if os.geteuid() == 0
+    and all(Path(place).exists() and reaches(Path(place).resolve(), STRANGER) for place in (python, __file__))
 ]
-"""Interpreters that an ordinary user may run; none where Python itself lies in root's home."""
+"""Interpreters that an ordinary user may run; none where Python or the checkout lies in root's home."""
+ORDINARY = [(RENAMED, sys.executable)] if os.geteuid() == 0 and namespaces_work() else []
+ORDINARY += [(STRANGER, python) for python in READABLE[:1]]
 
 
-@pytest.mark.parametrize("python", READABLE[:1])
-def test_it_runs_when_the_user_is_not_root(tmp_path_factory, python):
+@pytest.mark.parametrize(("identity", "python"), ORDINARY)
+def test_it_runs_when_the_user_is_not_root(tmp_path_factory, identity, python):
+    owner = STRANGER.uid if identity is STRANGER else os.geteuid()
     data_dir = Path("/tmp") / f"lorauter-user-{os.getpid()}"
     data_dir.mkdir(mode=0o700)
-    os.chown(data_dir, STRANGER.uid, STRANGER.gid)
+    os.chown(data_dir, owner, -1)
     try:
         child = launch(
-            data_dir, python=python, identity=STRANGER, environment={"PYTHONPATH": os.pathsep.join(sys.path)}
+            data_dir, python=python, identity=identity, environment={"PYTHONPATH": os.pathsep.join(sys.path)}
         )
-        assert Path(f"/proc/{published(data_dir)['processes']['postgres']}").stat().st_uid == STRANGER.uid
+        assert Path(f"/proc/{published(data_dir)['processes']['postgres']}").stat().st_uid == owner
         child.terminate()
         assert child.wait(10) == 0
     finally:

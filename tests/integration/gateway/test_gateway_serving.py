@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from lorauter.errors import (
-    DeadlineExceeded,
     Exhausted,
     FailedPrecondition,
     InvalidArgument,
@@ -312,16 +310,6 @@ async def test_too_many_generations_are_refused_at_once(start: Callable[..., Any
         await stand.until(has_room)
 
 
-@pytest.mark.parametrize("step", ["hang", "endless"])
-@pytest.mark.parametrize("prompt", ["raw", "chat"])
-async def test_grpc_deadline_stops_the_engine(stand: Stand, step: str, prompt: str) -> None:
-    stand.engine.script.append(step)
-    text = "hi" if prompt == "raw" else [{"role": "user", "content": "hi"}]
-    with pytest.raises(DeadlineExceeded):
-        [piece async for piece in stand.client.with_timeout(0.3).generate_stream(text)]
-    await stand.until_engine_stopped()
-
-
 async def test_own_time_limit_is_typed(start: Callable[..., Any]) -> None:
     async with start(request_timeout_seconds=0.2) as stand:
         stand.engine.script.extend(["hang", "endless"])
@@ -330,39 +318,6 @@ async def test_own_time_limit_is_typed(start: Callable[..., Any]) -> None:
         streamed = await stand.post("/generate_stream", PROMPT)
         assert streamed.status_code == 200
         assert '"error_type":"timeout"' in streamed.text.splitlines()[-2]
-
-
-async def test_grpc_cancel_stops_the_engine(stand: Stand) -> None:
-    stand.engine.script.append("endless")
-    stream = stand.client.generate_stream("hi")
-    await anext(stream)
-    await stream.aclose()
-    await stand.until_engine_stopped()
-
-
-async def test_grpc_cancel_stops_the_engine_when_nothing_is_streamed(stand: Stand) -> None:
-    stand.engine.script.append("hang")
-    call = asyncio.ensure_future(stand.client.generate("hi"))
-    await asyncio.wait_for(stand.engine.begun.wait(), 5)
-    call.cancel()
-    await stand.until_engine_stopped()
-
-
-@pytest.mark.parametrize(
-    ("path", "step"),
-    [("/generate", "hang"), ("/generate_stream", "hang"), ("/generate_stream", "endless"), ("/", "hang")],
-)
-async def test_http_disconnect_stops_the_engine(stand: Stand, path: str, step: str) -> None:
-    stand.engine.script.append(step)
-    call = asyncio.ensure_future(stand.post(path, PROMPT))
-    await asyncio.wait_for(stand.engine.begun.wait(), 5)
-    call.cancel()
-    await stand.until_engine_stopped()
-
-    async def is_idle() -> bool:
-        return await stand.metric("lorauter_gateway_in_flight") == 0
-
-    await stand.until(is_idle)
 
 
 async def test_metrics_count_requests_by_route_and_outcome(stand: Stand) -> None:
