@@ -25,9 +25,12 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from lorauter_suite.suite import Suite, SuiteOptions
-with Suite(Path(sys.argv[1]), SuiteOptions(services=tuple(sys.argv[2:]))) as suite:
-    print("up", flush=True)
-    suite.wait()
+try:
+    with Suite(Path(sys.argv[1]), SuiteOptions(services=tuple(sys.argv[2:]))) as suite:
+        print("up", flush=True)
+        suite.wait()
+except KeyboardInterrupt:
+    pass  # the signal came between the print and wait()
 """
 
 
