@@ -25,12 +25,12 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from lorauter_suite.suite import Suite, SuiteOptions
-try:
-    with Suite(Path(sys.argv[1]), SuiteOptions(services=tuple(sys.argv[2:]))) as suite:
+with Suite(Path(sys.argv[1]), SuiteOptions(services=tuple(sys.argv[2:]))) as suite:
+    try:
         print("up", flush=True)
         suite.wait()
-except KeyboardInterrupt:
-    pass  # the signal came between the print and wait()
+    except KeyboardInterrupt:
+        pass  # the signal came between the print and wait()
 """
 
 
