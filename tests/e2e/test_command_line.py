@@ -98,6 +98,14 @@ def test_route_explains_itself(lorauter: Command) -> None:
         assert part in printed
 
 
+def test_index_is_rebuilt_with_the_same_decisions(lorauter: Command, addresses: Addresses) -> None:
+    route = ("route", "Write the word backwards: planet", "--json")
+    before = json.loads(lorauter(*route).stdout)
+    assert "rebuilt in" in lorauter("index", "rebuild", QDRANT_URL=addresses.index_http).stderr
+    after = json.loads(lorauter(*route).stdout)
+    assert [after[key] for key in ("adapters", "tasks")] == [before[key] for key in ("adapters", "tasks")]
+
+
 def test_generate_streams_the_same_answer(lorauter: Command) -> None:
     query = "Write the word backwards: planet"
     assert lorauter("generate", query, "--stream").stdout == lorauter("generate", query).stdout

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from lorauter.errors import LorauterError
-from lorauter_suite.cli import adapters, affinities, operations, pools, profiles, run, serving, tasks
+from lorauter_suite.cli import adapters, affinities, index, operations, pools, profiles, run, serving, tasks
 
 EXIT_REFUSED = 1
 """The suite answered with an error."""
@@ -32,6 +32,7 @@ app.add_typer(pools.backends, name="backend")
 app.add_typer(tasks.app, name="task")
 app.add_typer(adapters.app, name="adapter")
 app.add_typer(affinities.app, name="affinity")
+app.add_typer(index.app, name="index")
 
 
 def main() -> None:
