@@ -269,6 +269,23 @@ async def test_stream_is_refused_as_a_whole(
     assert await rpc_reason(pool.rpc.PutValidationSet(iter(pieces))) == (code, expected)
 
 
+async def test_stream_stores_nothing_when_the_caller_leaves_before_its_end(pool: Any) -> None:
+    await pool.rpc.CreateTask(pb.CreateTaskRequest(id="left", pool="p", metric="exact_match"))
+    header = pb.PutValidationSetRequest(header=pb.PutValidationSetHeader(task_id="left"))
+    for number in range(20):
+        call = pool.rpc.PutValidationSet()
+        await call.write(header)
+        await call.write(chunk((f"part {number}", "b")))
+        call.cancel()
+    for number in range(5):
+        call = pool.rpc.PutValidationSet(timeout=0.3)
+        await call.write(header)
+        await call.write(chunk((f"late {number}", "b")))
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    task = await pool.rpc.PutValidationSet(iter([header, chunk(("whole", "b"))]))
+    assert (task.version, task.example_count) == (1, 1)
+
+
 def _foreign(files: Any) -> str:
     return str(files.adapter("a", base="some/other"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -106,21 +107,26 @@ def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], A
     return None if deserialize is None else read
 
 
-def _readable(request: Any) -> Any:
+def _readable(request: Any, context: Context) -> Any:
     if isinstance(request, _Malformed):
         raise InvalidArgument("MALFORMED_MESSAGE", "the message is not one of this call: see its proto")
-    return _readable_stream(request) if hasattr(request, "__aiter__") else request
+    return _readable_stream(request, context) if hasattr(request, "__aiter__") else request
 
 
-async def _readable_stream(requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
+async def _readable_stream(requests: AsyncIterable[Any], context: Context) -> AsyncIterator[Any]:
     async for request in requests:
-        yield _readable(request)
+        yield _readable(request, context)
+    # to grpc.aio a caller that went away ends its stream as one that is through: only a dead call cannot send
+    try:
+        await context.send_initial_metadata(())
+    except Exception:
+        raise asyncio.CancelledError from None
 
 
 def _guard_unary(inner: Any, method: str) -> Any:
     async def call(request: Any, context: Context) -> Any:
         try:
-            return await inner(_readable(request), context)
+            return await inner(_readable(request, context), context)
         except Exception as error:
             await abort(context, error, method)
 
@@ -130,7 +136,7 @@ def _guard_unary(inner: Any, method: str) -> Any:
 def _guard_stream(inner: Any, method: str) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in inner(_readable(request), context):
+            async for response in inner(_readable(request, context), context):
                 yield response
         except Exception as error:
             await abort(context, error, method)

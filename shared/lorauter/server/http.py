@@ -100,10 +100,19 @@ class _Errors:
     async def on_http_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         reason = _HTTP_REASONS.get(error.status_code, "HTTP_ERROR")
-        return self._render(error.status_code, reason, str(error.detail), {}, request.url.path)
+        message = _UNREADABLE if error.status_code == 400 else str(error.detail)
+        return self._render(error.status_code, reason, message, {}, request.url.path)
 
 
-_HTTP_REASONS = {404: "NO_SUCH_ROUTE", 405: "METHOD_NOT_ALLOWED", 413: "BODY_TOO_LARGE"}
+_UNREADABLE = "the body cannot be read: send JSON in UTF-8, not nested by the thousand, with usual numbers"
+"""FastAPI says only that something was wrong when a body broke its parser other than by its grammar."""
+
+_HTTP_REASONS = {
+    400: "MALFORMED_JSON",
+    404: "NO_SUCH_ROUTE",
+    405: "METHOD_NOT_ALLOWED",
+    413: "BODY_TOO_LARGE",
+}
 
 
 def describe(problems: Sequence[Any]) -> tuple[str, str, dict[str, str]]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
+import httpx
 import openai
 import pytest
 from huggingface_hub import InferenceClient, constants
@@ -384,3 +385,29 @@ async def test_route_errors_are_problems(stand: Stand) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["reason"] == "INVALID_FIELD"
     assert (await stand.http.get(stand.url + "/nowhere")).json()["reason"] == "NO_SUCH_ROUTE"
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/generate", b'{"inputs": "\\ud800"}'),
+        ("/generate_stream", b'{"inputs": "hi", "parameters": {"stop": ["\\udfff"]}}'),
+        ("/generate", b'{"inputs": "hi", "parameters": {"adapter_id": "adds", "typical_p": NaN}}'),
+        ("/generate", b'{"inputs": "hi", "parameters": {"temperature": 1e999}}'),
+        ("/v1/completions", b'{"model": "auto", "prompt": "\\ud800"}'),
+        ("/v1/chat/completions", b'{"model": "auto", "messages": [{"role": "user", "content": "\\ud800"}]}'),
+        ("/v1/route", b'{"query": "hi", "tags": ["\\ud800"]}'),
+        ("/v1/route", b'{"query": "\xff"}'),
+        ("/v1/route", b'{"query": ' + b"[" * 100_000),
+    ],
+)
+async def test_body_is_refused_when_nothing_behind_could_carry_it(
+    stand: Stand, route: str, body: bytes
+) -> None:
+    async with httpx.AsyncClient() as http:
+        answer = await http.post(
+            f"{stand.url}{route}", content=body, headers={"content-type": "application/json"}
+        )
+    assert answer.status_code in (400, 422), answer.text
+    assert "internal" not in answer.text.lower()
+    assert not stand.engine.bodies

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -108,10 +109,14 @@ def _sampling(given: pb.GenerationParameters) -> Sampling:
     present: dict[str, Any] = {field.name: value for field, value in given.ListFields()}
     for name, is_good, rule in (
         ("max_new_tokens", given.max_new_tokens >= 1, "at least 1"),
-        ("temperature", given.temperature > 0, "greater than 0"),
+        ("temperature", 0 < given.temperature < math.inf, "greater than 0 and finite"),
         ("top_p", 0 < given.top_p <= 1, "greater than 0 and at most 1"),
         ("top_k", given.top_k >= 1, "at least 1"),
-        ("repetition_penalty", given.repetition_penalty > 0, "greater than 0"),
+        (
+            "repetition_penalty",
+            0 < given.repetition_penalty < math.inf,
+            "greater than 0 and finite",
+        ),
     ):
         if name in present and not is_good:
             raise _bad(name, rule)

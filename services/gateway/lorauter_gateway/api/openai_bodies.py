@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from lorauter.errors import InvalidArgument
+from lorauter_gateway.api.bodies import Body
 from lorauter_gateway.api.routing import RoutingBody
 from lorauter_gateway.domain.model import MAX_STOPS, Message, Sampling, sampling
 
@@ -24,7 +25,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class SamplingBody(BaseModel):
+class SamplingBody(Body):
     """What chat and plain completions have in common."""
 
     model: str = Field(description="`auto`, `auto:<pool>`, an adapter's id, or the base model's id.")

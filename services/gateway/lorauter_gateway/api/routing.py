@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from lorauter.router.v1.router_pb2 import ChatMessage, RouteRequest
+from lorauter_gateway.api.bodies import Body
 
 
 class RoutingBody(BaseModel):
@@ -38,7 +39,7 @@ class RoutedMessage(BaseModel):
     content: str
 
 
-class RouteBody(RoutingBody):
+class RouteBody(RoutingBody, Body):
     """The body of /v1/route: ``query`` or ``messages``, and restrictions."""
 
     query: str = ""

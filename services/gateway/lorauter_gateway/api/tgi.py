@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from lorauter.errors import InvalidArgument
+from lorauter_gateway.api.bodies import Body
 from lorauter_gateway.api.dialects import tgi_event
 from lorauter_gateway.api.headers import serving_headers
 from lorauter_gateway.api.routing import RoutingBody, routing_request
@@ -57,7 +58,7 @@ class Parameters(BaseModel):
         )
 
 
-class GenerateBody(BaseModel):
+class GenerateBody(Body):
     """The body of /generate, /generate_stream and /."""
 
     inputs: str
