@@ -29,6 +29,13 @@ class Settings(ServiceSettings):
         description="Query vectors kept, some 2 kB each; 0 keeps none.",
     )
     poll_seconds: float = Field(0.25, ge=0.05, le=60, description="Time between looks for a newer snapshot.")
+    believe_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="How long the index must hold an older generation than the one that is served before it "
+        "counts as restored on purpose; a worker repairs any other within half of it.",
+    )
     index_timeout_seconds: float = Field(
         5.0, ge=1, le=300, description="How long one call to the index may take."
     )

@@ -35,7 +35,9 @@ class Router:
 @asynccontextmanager
 async def wired(settings: Settings, index: SnapshotIndex, encoder: Encoder) -> AsyncIterator[Router]:
     """Puts the parts together and follows the index for as long as the context lasts."""
-    follower = SnapshotFollower(index, settings.tenant, encoder.digest, settings.poll_seconds)
+    follower = SnapshotFollower(
+        index, settings.tenant, encoder.digest, settings.poll_seconds, settings.believe_seconds
+    )
     queries = BatchingEncoder(encoder, settings.encode_batch, settings.encode_queue, settings.query_cache)
     service = RouterService(follower, queries, settings.tenant, settings.generation_wait_seconds)
     server = GrpcServer()

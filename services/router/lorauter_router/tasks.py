@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 from lorauter.errors import LorauterError, Unavailable
 from lorauter.identifiers import encode_generation
@@ -20,14 +21,24 @@ class SnapshotFollower:
     """A SnapshotSource. Reading and compiling happen on its thread; a swap replaces one reference.
 
     A poll that fails, finds the index empty, older than what is served, or written by another encoder
-    keeps the last snapshot and marks it stale until a poll succeeds.
+    keeps the last snapshot and marks it stale until a poll succeeds. An index that stays older for
+    ``believe_seconds`` is taken for what a restored registry published: a worker repairs any other sooner.
     """
 
-    def __init__(self, index: SnapshotIndex, tenant: str, encoder_digest: str, poll_seconds: float) -> None:
+    def __init__(
+        self,
+        index: SnapshotIndex,
+        tenant: str,
+        encoder_digest: str,
+        poll_seconds: float,
+        believe_seconds: float,
+    ) -> None:
         self._index = index
         self._tenant = tenant
         self._encoder_digest = encoder_digest
         self._poll_seconds = poll_seconds
+        self._believe_seconds = believe_seconds
+        self._behind_since: float | None = None
         self._served: Served | None = None
         self._lacking = "nothing is published in the index yet"
         self._closing = threading.Event()
@@ -77,6 +88,8 @@ class SnapshotFollower:
         except Exception as error:
             _log.exception("router.snapshot.failed")
             problem = ("UNREADABLE", f"the snapshot cannot be read ({type(error).__name__}); see the log")
+        if problem is None or problem[0] != "INDEX_BEHIND":
+            self._behind_since = None
         if problem is not None:
             self._mark_stale(*problem)
 
@@ -94,10 +107,10 @@ class SnapshotFollower:
             self._serve(self._served.snapshot if self._served else ServedSnapshot.of(held), swapped=False)
             return None
         snapshot = self._index.read(self._tenant, held)
-        if held is not None and snapshot.generation < held.generation:
+        if held is not None and snapshot.generation < held.generation and not self._is_believed():
             return "INDEX_BEHIND", (
-                f"the index went back to generation {encode_generation(snapshot.generation)}: "
-                "restart the router if it was restored on purpose"
+                f"the index went back to generation {encode_generation(snapshot.generation)}: if no worker "
+                f"repairs it within {self._believe_seconds:g} s it counts as restored, and is served"
             )
         if snapshot.encoder_digest != self._encoder_digest:
             return "ENCODER_MISMATCH", (
@@ -107,6 +120,12 @@ class SnapshotFollower:
             )
         self._serve(ServedSnapshot.of(snapshot), swapped=True)
         return None
+
+    def _is_believed(self) -> bool:
+        """Returns whether the index has been behind for so long that it must be meant."""
+        if self._behind_since is None:
+            self._behind_since = time.monotonic()
+        return time.monotonic() - self._behind_since >= self._believe_seconds
 
     def _serve(self, snapshot: ServedSnapshot, swapped: bool) -> None:
         before = self._served

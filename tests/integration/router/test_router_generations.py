@@ -154,22 +154,35 @@ async def test_snapshot_is_not_swapped_in_when_another_encoder_made_it(lab) -> N
         assert (await router.route()).generation == encode_generation(3)
 
 
+class Restored(MemoryIndex):
+    """An index of which another state can take the place."""
+
+    def __init__(self, source: MemoryIndex) -> None:
+        super().__init__()
+        self.source = source
+
+    def published(self, tenant: str) -> tuple[int, str] | None:
+        return self.source.published(tenant)
+
+    def read(self, tenant: str, held: Snapshot | None = None) -> Snapshot:
+        return self.source.read(tenant, held)
+
+
 async def test_snapshot_stays_when_the_index_goes_back(lab) -> None:
-    before, after = MemoryIndex(), MemoryIndex()
-    before.publish(lab.snapshot(9), [])
-    after.publish(lab.snapshot(4), [])
-
-    class Restored(MemoryIndex):
-        source = before
-
-        def published(self, tenant: str) -> tuple[int, str] | None:
-            return self.source.published(tenant)
-
-        def read(self, tenant: str, held: Snapshot | None = None) -> Snapshot:
-            return self.source.read(tenant, held)
-
-    index = Restored()
+    index = Restored(lab.index(9))
     async with lab.router_on(index) as router:
-        index.source = after
+        index.source = lab.index(4)
         await lab.eventually(lambda: router.follower.current().stale)
         assert (await router.route()).generation == encode_generation(9)
+
+
+async def test_an_older_snapshot_is_served_when_the_index_stays_behind(lab) -> None:
+    index = Restored(lab.index(9))
+    async with lab.router_on(index, believe_seconds=0.5) as router:
+        index.source = lab.index(4)
+        await lab.eventually(lambda: router.follower.current().stale)
+        assert (await router.route()).generation == encode_generation(9)
+        await lab.eventually(lambda: not router.follower.current().stale)
+        assert (await router.route()).generation == encode_generation(4)
+        index.source.publish(lab.snapshot(5), [])
+        await lab.eventually(lambda: router.follower.current().snapshot.snapshot.generation == 5)
