@@ -15,6 +15,9 @@ _TASKS = {
     "matching": "lorauter.matching.drain",
     "reconcile": "lorauter.index.reconcile",
 }
+EXPIRE_SECONDS = 30
+"""A wake-up that nobody took by then is dropped: the sweep sends another while there is work."""
+
 _FAILURES = (OperationalError, redis.RedisError, OSError)
 
 
@@ -28,7 +31,7 @@ class CeleryWakeups:
     def wake(self, name: str) -> None:
         """See Wakeups."""
         try:
-            self._app.send_task(_TASKS[name], retry=False, ignore_result=True)
+            self._app.send_task(_TASKS[name], retry=False, ignore_result=True, expires=EXPIRE_SECONDS)
         except _FAILURES as error:
             _log.warning("worker.wakeup.not_sent", name=name, error=type(error).__name__)
 

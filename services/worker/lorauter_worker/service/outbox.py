@@ -23,8 +23,8 @@ _log = get_logger(__name__)
 FIRST_DELAY_SECONDS = 1.0
 """Pause after the first failure; it doubles with every one in a row."""
 
-LONGEST_DELAY_SECONDS = 300.0
-"""Longest pause between two tries."""
+LONGEST_DELAY_SECONDS: Mapping[Topic, float] = {"index": 15.0, "matching": 300.0}
+"""Longest pause between two tries: an index that comes back must not stay old for minutes."""
 
 _FREE = "available_at <= clock_timestamp() AND (lease_until IS NULL OR lease_until <= clock_timestamp())"
 
@@ -110,7 +110,7 @@ def claim(engine: Engine, topic: Topic, owner: str, lease_seconds: float) -> Cla
         "owner": owner,
         "lease": lease_seconds,
         "first": FIRST_DELAY_SECONDS,
-        "longest": LONGEST_DELAY_SECONDS,
+        "longest": LONGEST_DELAY_SECONDS[topic],
     }
     with engine.begin() as connection:
         rows = connection.execute(_CLAIM, values).all()
