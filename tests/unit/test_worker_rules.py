@@ -106,7 +106,7 @@ def test_equal_scores_go_to_the_surer_when_ranked():
 def task(task_id: str, measured=(), examples: int = 10) -> MatchingTask:
     held = Measured("exact_match", 1, "sha256:p", NOW)
     return MatchingTask(
-        task_id, 1, "exact_match", 1, "sha256:p", examples, "EMBEDDED", {arm.key: held for arm in measured}
+        task_id, NOW, 1, "exact_match", 1, "sha256:p", examples, "EMBEDDED", {a.key: held for a in measured}
     )
 
 
@@ -134,7 +134,7 @@ def test_plan_is_empty_when_everything_is_measured():
     ],
 )
 def test_a_cell_is_measured_again_when_it_was_measured_otherwise(outdated):
-    old = MatchingTask("t", 1, "exact_match", 1, "sha256:p", 10, "MATCHED", {BASE_ARM.key: outdated})
+    old = MatchingTask("t", NOW, 1, "exact_match", 1, "sha256:p", 10, "MATCHED", {BASE_ARM.key: outdated})
     (only,) = plan([old], [], Scope())
     assert only.arms == (BASE_ARM,)
 

@@ -6,6 +6,7 @@ import pytest
 from lorauter.errors import NotFound
 from lorauter.index import root_digest
 from lorauter_worker.service import indexing, outbox
+from lorauter_worker.service.publishing import record_published
 
 
 def test_snapshot_holds_the_whole_registry_when_changes_are_drained(registry, index_worker):
@@ -84,6 +85,26 @@ def test_a_replaced_validation_set_starts_unmeasured_when_drained(registry, inde
     registry.delete_task("sort")
     index_worker.indexer.drain()
     assert index_worker.pool().tasks == ()
+
+
+def test_nothing_of_a_deleted_task_is_used_when_its_id_comes_again(registry, index_worker):
+    registry.add_pool()
+    registry.put_task("sort", registry.questions("sorting letters"))
+    registry.measure("sort", "base", 0, 0.5)
+    index_worker.indexer.drain()
+    before = index_worker.snapshot()
+    stale = index_worker.indexer.projector.project(registry.tenant, float("inf"))
+    registry.delete_task("sort")
+    registry.put_task("sort", registry.questions("french translation"))
+    with registry.engine.begin() as connection:
+        record_published(connection, stale)
+    assert registry.task_state("sort") == "REGISTERED"
+    index_worker.indexer.drain()
+    (old,), (new,) = before.pools["main"].tasks, index_worker.pool().tasks
+    assert (new.version, new.is_measured) == (old.version, False)
+    assert float(old.centroid @ new.centroid) < 0.7
+    assert index_worker.pool().profile.digest != before.pools["main"].profile.digest
+    assert registry.task_state("sort") == "EMBEDDED"
 
 
 def test_measured_version_keeps_routing_when_a_newer_one_is_unmeasured(registry, index_worker):

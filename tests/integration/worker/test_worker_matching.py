@@ -326,6 +326,75 @@ def test_a_task_that_changes_is_measured_in_its_new_version_when_matching_runs(p
     assert rows == [("french", 2, 6)]
 
 
+def test_scores_of_a_deleted_task_are_dropped_when_its_id_comes_again_meanwhile(pool, make_matcher):
+    start(pool)
+    evaluator = ScriptedEvaluator({"digest-a": 4})
+
+    def create_again() -> None:
+        evaluator.before = lambda: None
+        pool.delete_task("french")
+        pool.put_task("french", pool.questions("new french", 6))
+
+    evaluator.before = create_again
+    make_matcher(evaluator).drain()
+    with pool.engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT task_version, count, count(*) FROM affinity WHERE task_id = 'french' GROUP BY 1, 2")
+        ).all()
+    assert rows == [(1, 6, 3)]
+
+
+def test_cancelled_matching_stays_so_when_nothing_new_arrives(pool, make_matcher):
+    assert start_matchings(pool.engine, pool.tenant) == 1
+    evaluator = ScriptedEvaluator({})
+
+    def cancel() -> None:
+        pool.execute("UPDATE operation SET cancel_requested = true, update_time = clock_timestamp()")
+
+    evaluator.before = cancel
+    make_matcher(evaluator, matching_batch=4).drain()
+    assert start_matchings(pool.engine, pool.tenant) == 0
+    pool.touch()
+    assert start_matchings(pool.engine, pool.tenant) == 0
+    pool.add_version("c", "digest-c")
+    assert start_matchings(pool.engine, pool.tenant) == 1
+
+
+def test_matching_starts_again_when_a_task_came_after_the_last_was_asked_to_stop(pool, make_matcher):
+    assert start_matchings(pool.engine, pool.tenant) == 1
+    evaluator = ScriptedEvaluator({})
+
+    def cancel() -> None:
+        pool.execute("UPDATE operation SET cancel_requested = true, update_time = clock_timestamp()")
+        pool.put_task("third", pool.questions("third"))
+
+    evaluator.before = cancel
+    make_matcher(evaluator, matching_batch=4).drain()
+    assert [row.state for row in pool.operations()] == ["CANCELLED"]
+    assert start_matchings(pool.engine, pool.tenant) == 1
+
+
+def test_no_deadlock_when_tasks_become_matched_while_the_registry_writes(pool):
+    pool.put_task("french", pool.questions("french"))
+    pool.put_task("sort", pool.questions("sort"))
+    pool.execute("UPDATE task SET state = 'EMBEDDED'")
+    for task in ("french", "sort"):
+        for arm, version in (("a", 1), ("b", 1), ("base", 0)):
+            pool.measure(task, arm, version, 0.5)
+    marking = threading.Thread(target=start_matchings, args=(pool.engine, pool.tenant))
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with write(pool.engine, pool.tenant) as tx:
+        marking.start()
+        pool.eventually(lambda: pool.scalar(waiting))
+        # Fails at once if a task is locked by who waits for this write.
+        tx.session.connection().execute(text("SELECT 1 FROM task FOR UPDATE NOWAIT"))
+    marking.join()
+    assert pool.task_state("french") == pool.task_state("sort") == "MATCHED"
+
+
 def test_examples_are_limited_evenly_when_a_task_has_many(pool, make_matcher):
     pool.put_task("sort", pool.questions("sort", 40))
     start(pool, task_ids=["sort"])

@@ -46,6 +46,8 @@ class MatchingTask:
     """A task as matching sees it; ``examples`` is how many of them are used."""
 
     task_id: str
+    created: datetime
+    """Tells a task from a deleted one of the same id, whose versions began at 1 too."""
     version: int
     metric: str
     metric_version: int

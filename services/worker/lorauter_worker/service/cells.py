@@ -34,6 +34,7 @@ def matching_tasks(pool: PoolState, most: int) -> list[MatchingTask]:
         tasks.append(
             MatchingTask(
                 task_id=state.row.id,
+                created=state.row.create_time,
                 version=state.version.version,
                 metric=state.version.metric,
                 metric_version=version,

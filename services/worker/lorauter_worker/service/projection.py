@@ -15,7 +15,7 @@ from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Sn
 from lorauter.store import read
 from lorauter_worker.domain.scores import kept_affinities
 from lorauter_worker.domain.versions import routed_version, servable
-from lorauter_worker.service.representations import Representations
+from lorauter_worker.service.representations import Key, Representations, key_of
 from lorauter_worker.service.state import (
     AdapterState,
     PoolState,
@@ -81,10 +81,12 @@ class Projector:
         routed = _routed_versions(pool)
         tasks: list[Task] = []
         examples: list[ExampleSet] = []
+        keys: list[Key] = []
         for state in sorted(pool.tasks, key=lambda task: task.row.id):
             known = self._representations.get(tenant, state)
             if known is None:
                 continue
+            keys.append(key_of(tenant, state))
             examples.append(ExampleSet(pool.row.id, state.row.id, state.version.version, known.vectors))
             tasks.append(
                 Task(
@@ -103,7 +105,7 @@ class Projector:
             base_model=pool.row.base_model,
             base_model_aliases=tuple(pool.row.aliases),
             untypical_policy=pool.row.untypical_policy,
-            profile=self._profile(tenant, pool, examples),
+            profile=self._profile(tenant, pool, examples, keys),
             tasks=tuple(tasks),
             adapters=_adapters(pool.adapters, routed),
             backends=tuple(
@@ -113,16 +115,17 @@ class Projector:
         )
         return projected, examples
 
-    def _profile(self, tenant: str, pool: PoolState, examples: Sequence[ExampleSet]) -> Profile:
+    def _profile(
+        self, tenant: str, pool: PoolState, examples: Sequence[ExampleSet], keys: Sequence[Key]
+    ) -> Profile:
         """Returns the pinned profile, or one fitted on the examples, anew only when they changed."""
         if pool.pinned is not None:
             return Profile(pool.pinned.digest, pool.pinned.constants, pool.pinned.figures)
         key = tenant, pool.row.id
-        fitted_on = [(part.task_id, part.version) for part in examples]
         known = self._fitted.get(key)
-        if known is None or known[0] != fitted_on:
+        if known is None or known[0] != keys:
             parts = [TaskExamples(part.task_id, part.vectors) for part in examples]
-            known = self._fitted[key] = (fitted_on, fit_profile(parts))
+            known = self._fitted[key] = (keys, fit_profile(parts))
         return known[1]
 
 

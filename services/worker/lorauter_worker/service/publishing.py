@@ -16,7 +16,7 @@ _EMBEDDED = text(
     "UPDATE task SET state = 'EMBEDDED', update_time = clock_timestamp() "
     "FROM unnest(CAST(:ids AS text[]), CAST(:versions AS int[])) AS seen (id, version) "
     "WHERE task.tenant = :tenant AND task.id = seen.id AND task.version = seen.version "
-    "AND task.state = 'REGISTERED'"
+    "AND task.generation <= :generation AND task.state = 'REGISTERED'"
 )
 _INACTIVE = text(
     "UPDATE profile SET active = false "
@@ -34,7 +34,7 @@ def record_published(connection: Connection, projection: Projection) -> None:
     tenant, generation = snapshot.tenant, snapshot.generation
     newest = connection.execute(_PUBLISHED, {"tenant": tenant, "generation": generation}).scalar_one()
     seen = {"ids": [id_ for id_, _ in projection.tasks], "versions": [v for _, v in projection.tasks]}
-    connection.execute(_EMBEDDED, {"tenant": tenant, **seen})
+    connection.execute(_EMBEDDED, {"tenant": tenant, "generation": generation, **seen})
     if newest > generation:
         return
     held = set(connection.execute(_POOLS, {"tenant": tenant}).scalars())

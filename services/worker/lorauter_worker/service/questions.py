@@ -43,7 +43,7 @@ def read_batch(engine: Engine, tenant: str, task: MatchingTask, arms: Sequence[A
     with read(engine) as session:
         row = session.get(Task, (tenant, task.task_id))
         version = session.get(TaskVersion, (tenant, task.task_id, task.version))
-        if row is None or version is None or row.version != task.version:
+        if row is None or version is None or (row.create_time, row.version) != (task.created, task.version):
             raise _changed(task)
         example = ValidationExample
         statement = (

@@ -1,5 +1,7 @@
 """Writes what a matching measured, and how far it is; only while its claim is the newest."""
 
+# ruff: noqa: S608 - only constants of this file are put together
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,7 @@ from lorauter_worker.domain.cells import Arm, MatchingTask
 from lorauter_worker.domain.scores import mean_and_error
 from lorauter_worker.service import outbox
 from lorauter_worker.service.lease import Lease, LeaseLost
+from lorauter_worker.service.state import lock_generation
 
 _MEASURED_AGAIN = (
     "metric",
@@ -28,27 +31,34 @@ _MEASURED_AGAIN = (
 )
 _TASK_STATE = text(
     "UPDATE task SET state = :state, update_time = clock_timestamp() WHERE tenant = :tenant AND id = :id "
-    "AND version = :version AND state IN ('EMBEDDED', 'MATCHING') AND state <> :state"
+    "AND create_time = :created AND version = :version "
+    "AND state IN ('EMBEDDED', 'MATCHING') AND state <> :state"
 )
+_TOUCHED = "update_time = CASE WHEN cancel_requested THEN update_time ELSE clock_timestamp() END"
+"""Leaves when a cancelled operation was asked to stop: see automatching."""
+
 _PROGRESS = text(
     "UPDATE operation SET done = done + :done, total = done + :done + :left, message = :message, "
-    "update_time = clock_timestamp() WHERE tenant = :tenant AND id = :id"
+    f"{_TOUCHED} WHERE tenant = :tenant AND id = :id"
 )
 _BEGIN = text(
     "UPDATE operation SET state = 'RUNNING', total = done + :left, message = :message, "
-    "update_time = clock_timestamp() WHERE tenant = :tenant AND id = :id AND state IN ('PENDING', 'RUNNING')"
+    f"{_TOUCHED} WHERE tenant = :tenant AND id = :id AND state IN ('PENDING', 'RUNNING')"
 )
 _END = text(
     "UPDATE operation SET state = :state, message = :message, error = :error, "
     "total = CASE WHEN :is_whole THEN done ELSE total END, "
-    "update_time = clock_timestamp(), end_time = clock_timestamp() "
+    f"{_TOUCHED}, end_time = clock_timestamp() "
     "WHERE tenant = :tenant AND id = :id AND state IN ('PENDING', 'RUNNING')"
 )
 _LEFT_OVER = text(
     "UPDATE task SET state = 'EMBEDDED', update_time = clock_timestamp() "
     "WHERE tenant = :tenant AND pool = :pool AND state = 'MATCHING'"
 )
-_CURRENT = text("SELECT 1 FROM task WHERE tenant = :tenant AND id = :id AND version = :version FOR KEY SHARE")
+_CURRENT = text(
+    "SELECT 1 FROM task WHERE tenant = :tenant AND id = :id AND create_time = :created "
+    "AND version = :version FOR KEY SHARE"
+)
 _ADAPTER = text(
     "UPDATE adapter SET revision = revision + 1, generation = :generation, update_time = :now "
     "WHERE tenant = :tenant AND id = :id"
@@ -88,7 +98,7 @@ class Recorder:
         """Moves a task between EMBEDDED, MATCHING and MATCHED; one of another version stays."""
         with self._engine.begin() as connection:
             self._fence(connection)
-            connection.execute(_TASK_STATE, self._task_values(task, state))
+            connection.execute(_TASK_STATE, {**self._task_values(task), "state": state})
 
     def affinities(
         self, task: MatchingTask, scores: Mapping[Arm, Sequence[float]], progress: Progress, is_last: bool
@@ -104,13 +114,12 @@ class Recorder:
                 _PROGRESS,
                 {**self._id, "done": progress.done, "left": progress.left, "message": progress.message},
             )
-            current = {"tenant": self._tenant, "id": task.task_id, "version": task.version}
-            if connection.execute(_CURRENT, current).first() is None:
+            if connection.execute(_CURRENT, self._task_values(task)).first() is None:
                 tx.withdraw()
                 return
             self._upsert(tx, task, scores)
             if is_last:
-                connection.execute(_TASK_STATE, self._task_values(task, "MATCHED"))
+                connection.execute(_TASK_STATE, {**self._task_values(task), "state": "MATCHED"})
             tx.owe("index", self._pool_id)
 
     def quarantine(self, arm: Arm, reason: str) -> None:
@@ -133,6 +142,7 @@ class Recorder:
         """Ends the operation and its work; a success has the pool looked at for new cells."""
         with Session(self._engine) as session:
             connection = session.connection()
+            lock_generation(connection, self._tenant)
             self._fence(connection)
             ended = {"state": state, "is_whole": state == "SUCCEEDED", "message": message, "error": error}
             connection.execute(_END, {**self._id, **ended})
@@ -149,8 +159,13 @@ class Recorder:
         if not outbox.still_holds(connection, self._lease.claim):
             raise LeaseLost
 
-    def _task_values(self, task: MatchingTask, state: str) -> dict[str, object]:
-        return {"tenant": self._tenant, "id": task.task_id, "version": task.version, "state": state}
+    def _task_values(self, task: MatchingTask) -> dict[str, object]:
+        return {
+            "tenant": self._tenant,
+            "id": task.task_id,
+            "created": task.created,
+            "version": task.version,
+        }
 
     def _upsert(self, tx: Write, task: MatchingTask, scores: Mapping[Arm, Sequence[float]]) -> None:
         rows = []

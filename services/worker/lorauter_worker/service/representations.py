@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 from sqlalchemy import Engine
@@ -22,8 +23,8 @@ from lorauter_worker.service.state import TaskState
 
 _log = get_logger(__name__)
 
-Key = tuple[str, str, int]
-"""Tenant, task id and version, which is immutable."""
+Key = tuple[str, str, datetime, int]
+"""Tenant, task id, when it was created (a deleted task's id may come again) and version."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,9 +48,9 @@ class Representations:
     def routed_texts(self, session: Session, tenant: str, tasks: Sequence[TaskState]) -> dict[Key, list[str]]:
         """Reads the routed texts of those tasks that are not represented yet."""
         return {
-            _key(tenant, task): self._read(session, tenant, task)
+            key_of(tenant, task): self._read(session, tenant, task)
             for task in tasks
-            if _key(tenant, task) not in self._known
+            if key_of(tenant, task) not in self._known
         }
 
     def complete(self, tenant: str, texts: Mapping[Key, list[str]], deadline: float) -> None:
@@ -65,11 +66,11 @@ class Representations:
 
     def get(self, tenant: str, task: TaskState) -> Represented | None:
         """Returns a completed task's representation; None if none of its examples can be routed."""
-        return self._known[_key(tenant, task)]
+        return self._known[key_of(tenant, task)]
 
     def keep_only(self, tenant: str, tasks: Sequence[TaskState]) -> None:
         """Forgets the tenant's tasks and versions that are gone."""
-        current = {_key(tenant, task) for task in tasks}
+        current = {key_of(tenant, task) for task in tasks}
         for key in [key for key in self._known if key[0] == tenant and key not in current]:
             del self._known[key]
 
@@ -96,5 +97,6 @@ class Representations:
         return texts
 
 
-def _key(tenant: str, task: TaskState) -> Key:
-    return tenant, task.row.id, task.version.version
+def key_of(tenant: str, task: TaskState) -> Key:
+    """Returns what names a task's current version, the same never for two."""
+    return tenant, task.row.id, task.row.create_time, task.version.version

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import Connection, text
 from sqlmodel import Session, col, select
 
 from lorauter.store import tables
@@ -49,6 +50,17 @@ class RegistryState:
     tenant: str
     generation: int
     pools: Mapping[str, PoolState]
+
+
+_LOCK = text("SELECT 1 FROM generation WHERE tenant = :tenant FOR UPDATE")
+
+
+def lock_generation(connection: Connection, tenant: str) -> None:
+    """Waits for the tenant's writes and holds off more until the transaction ends.
+
+    To be called before rows of tasks are locked: every write of the registry takes them in this order.
+    """
+    connection.execute(_LOCK, {"tenant": tenant})
 
 
 def read_generation(session: Session, tenant: str) -> tables.Generation | None:
