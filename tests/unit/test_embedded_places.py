@@ -61,7 +61,11 @@ def test_a_free_port_is_none_that_the_kernel_lends_when_there_is_room(monkeypatc
     assert is_free(port)
 
 
-@pytest.mark.parametrize("content", ["", "gibberish\nx\n", "999999999\n/x\n", f"{os.getpid()}\n/x\n"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "gibberish\nx\n", "999999999\n/x\n", f"{os.getpid()}\n/x\n"],
+    ids=["empty", "gibberish", "dead", "another"],
+)
 def test_a_stale_pid_file_is_removed_when_no_server_of_the_cluster_has_that_pid(tmp_path, content):
     (tmp_path / "postmaster.pid").write_text(content)
     clear_stale_pid(tmp_path)
