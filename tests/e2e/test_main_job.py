@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,7 @@ import httpx
 from lorauter import Client
 from lorauter.gateway.v1 import gateway_pb2
 from lorauter.registry.v1 import registry_pb2 as pb
-from lorauter_suite.seeding import POOL_ID, demo_tasks
+from lorauter_suite.seeding import POOL_ID, VALIDATION_EXAMPLES, demo_tasks, seed_task
 from lorauter_suite.suite import Addresses
 from lorauter_suite.walkthrough import ask, sample_queries
 
@@ -83,3 +84,13 @@ def test_readme_snippet_runs(addresses: Addresses) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
+
+
+def test_demo_task_gets_its_validation_set_when_an_earlier_start_was_interrupted(client: Client) -> None:
+    task = replace(next(demo_tasks()), id="interrupted")
+    client.registry.create_task(id=task.id, pool=POOL_ID, metric=task.metric)
+    for _ in range(2):
+        seed_task(client, task)
+        made = client.registry.get_task(id=task.id)
+        assert (made.version, made.example_count) == (1, VALIDATION_EXAMPLES)
+    client.registry.delete_task(id=task.id)

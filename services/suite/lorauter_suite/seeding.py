@@ -70,10 +70,10 @@ def seed(client: Client, engine_url: str, progress: Progress, directory: Path = 
 
 
 def seed_task(client: Client, task: DemoTask) -> None:
-    """Creates a task with its validation set, unless it exists."""
+    """Creates a task with its validation set; completes one whose registration was interrupted."""
     settings = pb.GenerationSettings(max_new_tokens=task.max_new_tokens, stop=task.stop)
-    with suppress(AlreadyExists):
-        client.registry.create_task(
+    try:
+        made = client.registry.create_task(
             id=task.id,
             pool=POOL_ID,
             description=task.description,
@@ -81,10 +81,8 @@ def seed_task(client: Client, task: DemoTask) -> None:
             generation_settings=settings,
             tags=[task.cluster],
         )
-        client.registry.put_validation_set(
-            task.id,
-            [
-                pb.ValidationExample(**example)
-                for example in task.examples("validation")[:VALIDATION_EXAMPLES]
-            ],
-        )
+    except AlreadyExists:
+        made = client.registry.get_task(id=task.id)
+    if made.version == 0:
+        examples = task.examples("validation")[:VALIDATION_EXAMPLES]
+        client.registry.put_validation_set(task.id, [pb.ValidationExample(**example) for example in examples])
