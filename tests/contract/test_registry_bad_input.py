@@ -323,6 +323,7 @@ def _linked(files: Any) -> str:
         (_disguised, 422, {"ADAPTER_PICKLE", "ADAPTER_CORRUPT"}),
         (lambda files: str(files.adapter("a", width=4)), 422, {"ADAPTER_SHAPE_MISMATCH"}),
         (lambda files: str(files.root / "nothing"), 404, {"PATH_NOT_FOUND"}),
+        (lambda files: str(files.root / ("x" * 300)), 404, {"PATH_NOT_FOUND"}),
         (lambda files: str(files.base()), 422, {"ADAPTER_NOT_FOUND"}),
         (lambda files: "/etc", 400, {"PATH_NOT_ALLOWED"}),
         (lambda files: f"{files.root}/../../../../etc", 400, {"PATH_NOT_ALLOWED"}),

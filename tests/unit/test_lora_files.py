@@ -165,6 +165,9 @@ def test_a_config_is_refused_when_it_is_not_a_plain_lora(change: dict[str, objec
         b'{"a":' * 10_000,
         b'{"r": ' + b"9" * 5_000 + b"}",
         json.dumps(CONFIG).encode() + b" " * 70_000,
+        json.dumps(CONFIG | {"base_model_name_or_path": "\ud800"}).encode(),
+        json.dumps(CONFIG | {"base_model_name_or_path": "a\x00b"}).encode(),
+        json.dumps(CONFIG | {"\udfff": 1}).encode(),
     ],
 )
 def test_a_config_is_refused_when_its_json_is_not_strict(data: bytes) -> None:

@@ -22,7 +22,8 @@ def parse_object(data: bytes) -> dict[str, Any]:
     """Returns the JSON object in ``data``.
 
     Raises ValueError for anything that readers could understand differently: duplicate keys, NaN or
-    infinite numbers, other encodings than UTF-8, nesting beyond the parser's depth, a non-object.
+    infinite numbers, other encodings than UTF-8, nesting beyond the parser's depth, a non-object;
+    and for what no database stores: U+0000, half a surrogate pair.
     """
     try:
         value = json.loads(
@@ -31,6 +32,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
             parse_constant=_not_a_number,
             parse_float=_finite,
         )
+        _check_texts(value)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeDecodeError:
@@ -62,6 +64,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise ValueError("a key stands in it twice")
     return result
+
+
+def _check_texts(value: Any) -> None:
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a surrogate pair") from None
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise ValueError("it holds the character U+0000")
 
 
 def _not_a_number(text: str) -> Any:

@@ -5,16 +5,17 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlmodel import Session, select
 
 from lorauter.errors import Unavailable
-from lorauter.store import tables, write
+from lorauter.store import create_engine, tables, write
 from lorauter_worker.ports import Refused
 from lorauter_worker.service import outbox
 from lorauter_worker.service.automatching import start_matchings
 from lorauter_worker.service.lease import LeaseLost
 from lorauter_worker.service.matching import Matcher
+from lorauter_worker.service.state import read_pool
 
 
 class ScriptedEvaluator:
@@ -106,6 +107,25 @@ def operation(registry, id_):
 
 def matching_rows(registry):
     return [row for row in registry.outbox() if row.topic == "matching"]
+
+
+def test_pool_is_read_when_adapters_are_registered_meanwhile(pool):
+    writer = type(pool)(create_engine(pool.engine.url.render_as_string(hide_password=False)), pool.tenant)
+    added: list[str] = []
+
+    def register(*_) -> None:
+        added.append(f"new-{len(added)}")
+        writer.add_version(added[-1], f"digest-{added[-1]}")
+
+    with Session(pool.engine) as session:
+        event.listen(pool.engine, "before_cursor_execute", register)
+        try:
+            state = read_pool(session, pool.tenant, "main")
+        finally:
+            event.remove(pool.engine, "before_cursor_execute", register)
+    assert added
+    assert all(adapter.versions for adapter in state.adapters)
+    writer.engine.dispose()
 
 
 def test_every_cell_is_measured_once_when_a_matching_starts_by_itself(pool, make_matcher):

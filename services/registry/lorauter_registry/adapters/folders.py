@@ -25,7 +25,7 @@ class RootedFolders:
             raise self._refused() from None
         if not Path(path).is_absolute() or not any(folder.is_relative_to(root) for root in self._roots):
             raise self._refused()
-        if not folder.is_dir():
+        if not _is_folder(folder):
             raise NotFound(
                 "PATH_NOT_FOUND", f"{path[:200]!r} is not a folder on the registry's machine", field="path"
             )
@@ -39,3 +39,11 @@ class RootedFolders:
             "put the files there, or name the folder in LORAUTER_ADAPTER_ROOTS",
             field="path",
         )
+
+
+def _is_folder(path: Path) -> bool:
+    # is_dir() raises for names longer than the file system takes
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

@@ -107,20 +107,20 @@ def _pinned(session: Session, tenant: str, pools: Sequence[tables.Pool]) -> dict
 
 
 def _read_adapters(session: Session, tenant: str, pools: Mapping[str, PoolState]) -> None:
-    of_pools = (tables.Adapter.tenant == tenant, col(tables.Adapter.pool).in_(pools))
-    adapters = {row.id: AdapterState(row) for row in session.exec(select(tables.Adapter).where(*of_pools))}
-    versions = (
-        select(tables.AdapterVersion)
-        .join(tables.Adapter)
-        .where(*of_pools)
-        .order_by(col(tables.AdapterVersion.version))
+    adapter, version = tables.Adapter, tables.AdapterVersion
+    # one statement, for between two of them a registration may commit
+    both = (
+        select(adapter, version)
+        .join(version)
+        .where(adapter.tenant == tenant, col(adapter.pool).in_(pools))
+        .order_by(col(version.version))
     )
-    for row in session.exec(versions):
-        adapters[row.adapter_id].versions.append(
-            Version(row.version, row.digest, row.state, row.pins_until, row.successor)
-        )
-    for adapter in adapters.values():
-        pools[adapter.row.pool].adapters.append(adapter)
+    adapters: dict[str, AdapterState] = {}
+    for owner, row in session.exec(both):
+        state = adapters.setdefault(owner.id, AdapterState(owner))
+        state.versions.append(Version(row.version, row.digest, row.state, row.pins_until, row.successor))
+    for state in adapters.values():
+        pools[state.row.pool].adapters.append(state)
 
 
 def _read_tasks(session: Session, tenant: str, pools: Mapping[str, PoolState]) -> None:
