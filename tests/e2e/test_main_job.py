@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,14 @@ import httpx
 from lorauter import Client
 from lorauter.gateway.v1 import gateway_pb2
 from lorauter.registry.v1 import registry_pb2 as pb
-from lorauter_suite.seeding import POOL_ID, VALIDATION_EXAMPLES, demo_tasks, seed_task
+from lorauter_suite.seeding import (
+    POOL_DIRECTORY,
+    POOL_ID,
+    VALIDATION_EXAMPLES,
+    demo_tasks,
+    seed_adapter,
+    seed_task,
+)
 from lorauter_suite.suite import Addresses
 from lorauter_suite.walkthrough import ask, sample_queries
 
@@ -94,3 +102,15 @@ def test_demo_task_gets_its_validation_set_when_an_earlier_start_was_interrupted
         made = client.registry.get_task(id=task.id)
         assert (made.version, made.example_count) == (1, VALIDATION_EXAMPLES)
     client.registry.delete_task(id=task.id)
+
+
+def test_a_retired_demo_adapter_stays_so_when_the_suite_starts_again(
+    client: Client, addresses: Addresses
+) -> None:
+    folder = Path(addresses.incoming) / "started-twice"
+    shutil.copytree(next((POOL_DIRECTORY / "adapters").iterdir()), folder)
+    seed_adapter(client, folder)
+    client.registry.retire_adapter(id=folder.name)
+    before = client.registry.get_adapter(id=folder.name)
+    seed_adapter(client, folder)
+    assert client.registry.get_adapter(id=folder.name).etag == before.etag

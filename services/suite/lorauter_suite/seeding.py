@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorauter import Client
-from lorauter.errors import AlreadyExists
+from lorauter.errors import AlreadyExists, NotFound
 from lorauter.registry.v1 import registry_pb2 as pb
 
 POOL_ID = "demo"
@@ -63,10 +63,18 @@ def seed(client: Client, engine_url: str, progress: Progress, directory: Path = 
     )
     for path in sorted((directory / "adapters").iterdir()):
         progress(f"adapter {path.name}")
-        client.registry.register_adapter(id=path.name, pool=POOL_ID, path=str(path))
+        seed_adapter(client, path)
     for task in demo_tasks(directory):
         progress(f"task {task.id}")
         seed_task(client, task)
+
+
+def seed_adapter(client: Client, directory: Path) -> None:
+    """Registers an adapter unless it exists: one that was retired or recalled stays so."""
+    try:
+        client.registry.get_adapter(id=directory.name)
+    except NotFound:
+        client.registry.register_adapter(id=directory.name, pool=POOL_ID, path=str(directory))
 
 
 def seed_task(client: Client, task: DemoTask) -> None:
