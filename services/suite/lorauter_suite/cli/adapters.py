@@ -102,7 +102,7 @@ def disable(
     reason: Annotated[str, typer.Option(help="Why, for people.")],
     version: Annotated[int, typer.Option(help="0: all versions.")] = 0,
     now: Annotated[
-        bool, typer.Option("--now", help="Required: it is refused everywhere within 5 s.")
+        bool, typer.Option("--now", help="Required: running requests are refused too.")
     ] = False,
 ) -> None:
     """Recall an adapter: refused everywhere."""

@@ -396,7 +396,8 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DisableAdapter(self, request, context):
-        """Recalls a version, or all of them: refused everywhere within 5 s.
+        """Recalls a version, or all of them: refused everywhere with the next
+        generation, within 5 s unless new validation sets are being embedded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -96,7 +96,9 @@ class RegistryServiceStub:
     until `pins_until`, then get an error that names the successor.
     """
     DisableAdapter: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DisableAdapterRequest, _registry_pb2.Adapter]
-    """Recalls a version, or all of them: refused everywhere within 5 s."""
+    """Recalls a version, or all of them: refused everywhere with the next
+    generation, within 5 s unless new validation sets are being embedded.
+    """
     ListAffinities: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAffinitiesRequest, _registry_pb2.ListAffinitiesResponse]
     """Lists what was measured: scores of adapters on tasks."""
     ImportAffinities: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ImportAffinitiesRequest, _registry_pb2.ImportAffinitiesResponse]
@@ -200,7 +202,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     until `pins_until`, then get an error that names the successor.
     """
     DisableAdapter: _aio.UnaryUnaryMultiCallable[_registry_pb2.DisableAdapterRequest, _registry_pb2.Adapter]  # type: ignore[assignment]
-    """Recalls a version, or all of them: refused everywhere within 5 s."""
+    """Recalls a version, or all of them: refused everywhere with the next
+    generation, within 5 s unless new validation sets are being embedded.
+    """
     ListAffinities: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAffinitiesRequest, _registry_pb2.ListAffinitiesResponse]  # type: ignore[assignment]
     """Lists what was measured: scores of adapters on tasks."""
     ImportAffinities: _aio.UnaryUnaryMultiCallable[_registry_pb2.ImportAffinitiesRequest, _registry_pb2.ImportAffinitiesResponse]  # type: ignore[assignment]
@@ -433,7 +437,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DisableAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Adapter, _abc.Awaitable[_registry_pb2.Adapter]]:
-        """Recalls a version, or all of them: refused everywhere within 5 s."""
+        """Recalls a version, or all of them: refused everywhere with the next
+        generation, within 5 s unless new validation sets are being embedded.
+        """
 
     @_abc_1.abstractmethod
     def ListAffinities(

@@ -109,7 +109,7 @@ async def retire_adapter(adapter_id: str, http: Writing, body: Retirement | None
 
 @router.post("/v1/adapters/{adapter_id}/disable", tags=["adapters"])
 async def disable_adapter(adapter_id: str, body: Recall, http: Writing) -> Adapter:
-    """Recalls a version, or all of them: refused everywhere within 5 s."""
+    """Recalls a version, or all of them: refused everywhere with the next generation."""
     return await http.write(http.registry.disable_adapter, DisableAdapter, body, id=adapter_id)
 
 
