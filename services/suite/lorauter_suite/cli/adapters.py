@@ -101,13 +101,13 @@ def disable(
     adapter: str,
     reason: Annotated[str, typer.Option(help="Why, for people.")],
     version: Annotated[int, typer.Option(help="0: all versions.")] = 0,
-    now: Annotated[
-        bool, typer.Option("--now", help="Required: running requests are refused too.")
-    ] = False,
+    now: Annotated[bool, typer.Option("--now", help="Required: pins are refused too.")] = False,
 ) -> None:
     """Recall an adapter: refused everywhere."""
     if not now:
-        raise typer.BadParameter("running requests are refused too: pass --now to do it", param_hint="--now")
+        raise typer.BadParameter(
+            "it will be refused everywhere, pins included: pass --now to do it", param_hint="--now"
+        )
     with connect() as client:
         _show(client.registry.disable_adapter(id=adapter, version=version, reason=reason), False)
 
