@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 from lorauter.metrics import Metric
@@ -38,21 +39,45 @@ class Scoring:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """The backend takes this input from the base but not with this adapter, for ``reason``."""
+class Answer:
+    """What came of a question: a score in 0..1, and the mean log-likelihood of the target's tokens.
 
-    reason: str
+    Either is NaN where it was not asked for or the backend cannot tell.
+    """
+
+    score: float
+    likelihood: float
+
+
+class Fault(StrEnum):
+    """Why an adapter is quarantined."""
+
+    DOES_NOT_LOAD = "DOES_NOT_LOAD"
+    NOT_FINITE = "NOT_FINITE"
+    NO_EFFECT = "NO_EFFECT"
+    TOO_SLOW = "TOO_SLOW"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The base answers this question but this adapter does not: ``detail`` says what the backend said."""
+
+    fault: Fault
+    detail: str
 
 
 class Evaluator(Protocol):
     """Has adapters answer questions and scores the answers."""
 
-    def evaluate(self, questions: Sequence[Question], scoring: Scoring) -> list[float | Refused]:
-        """Returns one score in 0..1, or refusal, for each question, in order.
+    def evaluate(
+        self, questions: Sequence[Question], scoring: Scoring, likelihood_only: bool = False
+    ) -> list[Answer | Refused]:
+        """Returns one answer, or refusal, for each question, in order.
 
-        A question that not even the base can take, such as one that is too long, scores 0. Raises
-        Unavailable (BACKEND_UNAVAILABLE) when no backend answers in time, FailedPrecondition
-        (BACKEND_REFUSED) when one answers what it never should.
+        ``likelihood_only`` asks for no score, which costs one forward pass whatever the metric. A question
+        that not even the base can take, such as one that is too long, scores 0. Raises Unavailable
+        (BACKEND_UNAVAILABLE) when no backend answers in time, FailedPrecondition (BACKEND_REFUSED) when one
+        answers what it never should.
         """
 
     def close(self) -> None:

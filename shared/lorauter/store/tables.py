@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Index, LargeBinary, func, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB
 from sqlmodel import Field, SQLModel
 
 
@@ -222,6 +222,39 @@ class Affinity(SQLModel, table=True):
     round: int = 0
     imported: bool = False
     measure_time: datetime = _now()
+    shrunk_score: float = 0.0
+    """What routing uses: see lorauter.matching.evidence."""
+    eligible: bool = True
+    judged_score: float | None = None
+    """Mean score on the examples that did not choose the adapter."""
+    judged_count: int = 0
+    lift: float | None = None
+    lift_error: float = 0.0
+    likelihood: float | None = None
+
+
+class Measurement(SQLModel, table=True):
+    """What an adapter's content scored on the examples of a task, example by example.
+
+    Keyed by content, not by version: a validation set that changes in part keeps what stays. The base
+    has the empty ``digest``. The three arrays have one element for each example; ``keys`` are
+    lorauter.matching.example_key's; a score or likelihood that was not measured is NaN.
+    """
+
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant", "task_id"], ["task.tenant", "task.id"], ondelete="CASCADE"),
+    )
+
+    tenant: str = Field(primary_key=True)
+    task_id: str = Field(primary_key=True)
+    digest: str = Field(primary_key=True)
+    metric: str = Field(primary_key=True)
+    metric_version: int = Field(primary_key=True)
+    prompt_digest: str = Field(primary_key=True)
+    keys: list[int] = Field(sa_column=Column(ARRAY(BigInteger), nullable=False))
+    scores: list[float] = Field(sa_column=Column(ARRAY(DOUBLE_PRECISION), nullable=False))
+    likelihoods: list[float] = Field(sa_column=Column(ARRAY(DOUBLE_PRECISION), nullable=False))
+    measure_time: datetime = _now()
 
 
 class Operation(SQLModel, table=True):
@@ -239,19 +272,47 @@ class Operation(SQLModel, table=True):
     total: int = Field(default=0, sa_type=BigInteger)
     message: str = ""
     error: str = ""
+    progress: dict[str, Any] = _json(default_factory=dict)
+    """Of a matching: {"strategy", "task_count", "done_task_count", "alive": [int], "quarantined_count"}."""
     cancel_requested: bool = False
     create_time: datetime = _now()
     update_time: datetime = _now()
     end_time: datetime | None = _time()
 
 
+class OperationPart(SQLModel, table=True):
+    """One task of a matching: the unit that workers share out, leased through the outbox."""
+
+    __tablename__ = "operation_part"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["tenant", "operation_id"], ["operation.tenant", "operation.id"], ondelete="CASCADE"
+        ),
+    )
+
+    tenant: str = Field(primary_key=True)
+    operation_id: str = Field(primary_key=True)
+    task_id: str = Field(primary_key=True)
+    state: str = "PENDING"
+    """PENDING, RUNNING or DONE."""
+    done: int = Field(default=0, sa_type=BigInteger)
+    """Evaluations recorded."""
+    left: int = Field(default=0, sa_type=BigInteger)
+    """Evaluations still expected."""
+    in_flight: int = Field(default=0, sa_type=BigInteger)
+    """Evaluations that were sent and not recorded yet; they count against the budget."""
+    alive: list[int] = _json(default_factory=list)
+    """Arms alive by round, from round 1."""
+    update_time: datetime = _now()
+
+
 class Outbox(SQLModel, table=True):
     """Work that a committed change owes: written in its transaction, gone when its effect is seen.
 
     ``topic`` is ``index`` (bring the index to the newest generation; ``key`` is the pool) or ``matching``
-    (carry on an operation; ``key`` is its id). Rows hold an identity, never a payload: the worker reads
-    the current state. A row is free when ``lease_until`` is past; ``fence`` grows with every claim, and
-    only the newest claim may finish the row.
+    (carry on an operation; ``key`` is its id, or ``operation/task`` for a part of it). Rows hold an
+    identity, never a payload: the worker reads the current state. A row is free when ``lease_until`` is
+    past; ``fence`` grows with every claim, and only the newest claim may finish the row.
     """
 
     __table_args__ = (
@@ -264,6 +325,8 @@ class Outbox(SQLModel, table=True):
     topic: str
     key: str
     generation: int = _generation()
+    priority: int = 0
+    """Higher ones are claimed first."""
     attempts: int = 0
     fence: int = Field(default=0, sa_type=BigInteger)
     lease_owner: str = ""

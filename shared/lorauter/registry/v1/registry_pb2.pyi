@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -795,6 +796,7 @@ class Task(_message.Message):
     BASE_SCORE_FIELD_NUMBER: _builtins.int
     BEST_SCORE_FIELD_NUMBER: _builtins.int
     BEST_ADAPTER_FIELD_NUMBER: _builtins.int
+    LIFT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The task's id; the same form as a pool's."""
     pool: _builtins.str
@@ -839,6 +841,10 @@ class Task(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed."""
 
+    @_builtins.property
+    def lift(self) -> Global___Lift:
+        """What routing gains on this task. Absent until it was measured."""
+
     def __init__(
         self,
         *,
@@ -859,10 +865,11 @@ class Task(_message.Message):
         base_score: _builtins.float | None = ...,
         best_score: _builtins.float | None = ...,
         best_adapter: _builtins.str = ...,
+        lift: Global___Lift | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_score", b"_base_score", "_best_score", b"_best_score", "base_score", b"base_score", "best_score", b"best_score", "create_time", b"create_time", "generation_settings", b"generation_settings", "prompt", b"prompt", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_score", b"_base_score", "_best_score", b"_best_score", "base_score", b"base_score", "best_score", b"best_score", "create_time", b"create_time", "generation_settings", b"generation_settings", "lift", b"lift", "prompt", b"prompt", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_score", b"_base_score", "_best_score", b"_best_score", "base_score", b"base_score", "best_adapter", b"best_adapter", "best_score", b"best_score", "create_time", b"create_time", "description", b"description", "etag", b"etag", "example_count", b"example_count", "generation", b"generation", "generation_settings", b"generation_settings", "id", b"id", "metric", b"metric", "pool", b"pool", "prompt", b"prompt", "state", b"state", "tags", b"tags", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_score", b"_base_score", "_best_score", b"_best_score", "base_score", b"base_score", "best_adapter", b"best_adapter", "best_score", b"best_score", "create_time", b"create_time", "description", b"description", "etag", b"etag", "example_count", b"example_count", "generation", b"generation", "generation_settings", b"generation_settings", "id", b"id", "lift", b"lift", "metric", b"metric", "pool", b"pool", "prompt", b"prompt", "state", b"state", "tags", b"tags", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_score: _TypeAlias = _typing.Literal["base_score"]  # noqa: Y015
     _WhichOneofArgType__base_score: _TypeAlias = _typing.Literal["_base_score", b"_base_score"]  # noqa: Y015
@@ -874,6 +881,58 @@ class Task(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__best_score) -> _WhichOneofReturnType__best_score | None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class Lift(_message.Message):
+    """What the adapter that was chosen for a task gains over the base, measured on
+    examples that did not choose it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_ID_FIELD_NUMBER: _builtins.int
+    ADAPTER_VERSION_FIELD_NUMBER: _builtins.int
+    BASE_SCORE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    STANDARD_ERROR_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    LIFT_FIELD_NUMBER: _builtins.int
+    LIFT_ERROR_FIELD_NUMBER: _builtins.int
+    adapter_id: _builtins.str
+    """The adapter's id; `base` where none is eligible."""
+    adapter_version: _builtins.int
+    """Its version; 0 for the base."""
+    base_score: _builtins.float
+    """The base's mean score on the examples, 0 to 1."""
+    score: _builtins.float
+    """The adapter's mean score on the examples, 0 to 1."""
+    standard_error: _builtins.float
+    """Standard error of `score`."""
+    count: _builtins.int
+    """Number of examples."""
+    lift: _builtins.float
+    """Mean paired difference of the two, -1 to 1."""
+    lift_error: _builtins.float
+    """Half width of the one-sided 95 % confidence interval of `lift`."""
+    def __init__(
+        self,
+        *,
+        adapter_id: _builtins.str = ...,
+        adapter_version: _builtins.int = ...,
+        base_score: _builtins.float = ...,
+        score: _builtins.float = ...,
+        standard_error: _builtins.float = ...,
+        count: _builtins.int = ...,
+        lift: _builtins.float = ...,
+        lift_error: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "adapter_version", b"adapter_version", "base_score", b"base_score", "count", b"count", "lift", b"lift", "lift_error", b"lift_error", "score", b"score", "standard_error", b"standard_error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lift: _TypeAlias = Lift  # noqa: Y015
 
 @_typing.final
 class CreateTaskRequest(_message.Message):
@@ -1878,6 +1937,13 @@ class Affinity(_message.Message):
     ROUND_FIELD_NUMBER: _builtins.int
     IMPORTED_FIELD_NUMBER: _builtins.int
     MEASURE_TIME_FIELD_NUMBER: _builtins.int
+    SHRUNK_SCORE_FIELD_NUMBER: _builtins.int
+    ELIGIBLE_FIELD_NUMBER: _builtins.int
+    JUDGED_SCORE_FIELD_NUMBER: _builtins.int
+    JUDGED_COUNT_FIELD_NUMBER: _builtins.int
+    LIFT_FIELD_NUMBER: _builtins.int
+    LIFT_ERROR_FIELD_NUMBER: _builtins.int
+    LIKELIHOOD_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """The pool."""
     task_id: _builtins.str
@@ -1904,6 +1970,31 @@ class Affinity(_message.Message):
     """The round of matching in which the adapter fell, from 1; 0 if it stayed."""
     imported: _builtins.bool
     """Whether it was imported rather than measured here."""
+    shrunk_score: _builtins.float
+    """What routing uses: the score drawn towards what is usual on the task, the
+    more the fewer examples stand behind it; at most the base's where the
+    adapter is not eligible. 0 to 1.
+    """
+    eligible: _builtins.bool
+    """Whether it beats the base beyond the stated error on examples that did not
+    choose it. Always true for imported affinities, false for the base.
+    """
+    judged_score: _builtins.float
+    """Mean score on the examples that did not choose it, 0 to 1. Absent where
+    there are none.
+    """
+    judged_count: _builtins.int
+    """Number of examples that did not choose it."""
+    lift: _builtins.float
+    """Mean paired difference to the base on them, -1 to 1. Absent where there are
+    none that both answered.
+    """
+    lift_error: _builtins.float
+    """Half width of the one-sided 95 % confidence interval of `lift`."""
+    likelihood: _builtins.float
+    """Mean log-likelihood of a target's token, 0 or below. Absent where it was
+    not measured.
+    """
     @_builtins.property
     def measure_time(self) -> _timestamp_pb2.Timestamp:
         """When it was measured."""
@@ -1925,12 +2016,30 @@ class Affinity(_message.Message):
         round: _builtins.int = ...,
         imported: _builtins.bool = ...,
         measure_time: _timestamp_pb2.Timestamp | None = ...,
+        shrunk_score: _builtins.float = ...,
+        eligible: _builtins.bool = ...,
+        judged_score: _builtins.float | None = ...,
+        judged_count: _builtins.int = ...,
+        lift: _builtins.float | None = ...,
+        lift_error: _builtins.float = ...,
+        likelihood: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["measure_time", b"measure_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_judged_score", b"_judged_score", "_lift", b"_lift", "_likelihood", b"_likelihood", "judged_score", b"judged_score", "lift", b"lift", "likelihood", b"likelihood", "measure_time", b"measure_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "adapter_version", b"adapter_version", "count", b"count", "imported", b"imported", "measure_time", b"measure_time", "metric", b"metric", "metric_version", b"metric_version", "pool", b"pool", "prompt_digest", b"prompt_digest", "round", b"round", "score", b"score", "standard_error", b"standard_error", "task_id", b"task_id", "task_version", b"task_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_judged_score", b"_judged_score", "_lift", b"_lift", "_likelihood", b"_likelihood", "adapter_id", b"adapter_id", "adapter_version", b"adapter_version", "count", b"count", "eligible", b"eligible", "imported", b"imported", "judged_count", b"judged_count", "judged_score", b"judged_score", "lift", b"lift", "lift_error", b"lift_error", "likelihood", b"likelihood", "measure_time", b"measure_time", "metric", b"metric", "metric_version", b"metric_version", "pool", b"pool", "prompt_digest", b"prompt_digest", "round", b"round", "score", b"score", "shrunk_score", b"shrunk_score", "standard_error", b"standard_error", "task_id", b"task_id", "task_version", b"task_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__judged_score: _TypeAlias = _typing.Literal["judged_score"]  # noqa: Y015
+    _WhichOneofArgType__judged_score: _TypeAlias = _typing.Literal["_judged_score", b"_judged_score"]  # noqa: Y015
+    _WhichOneofReturnType__lift: _TypeAlias = _typing.Literal["lift"]  # noqa: Y015
+    _WhichOneofArgType__lift: _TypeAlias = _typing.Literal["_lift", b"_lift"]  # noqa: Y015
+    _WhichOneofReturnType__likelihood: _TypeAlias = _typing.Literal["likelihood"]  # noqa: Y015
+    _WhichOneofArgType__likelihood: _TypeAlias = _typing.Literal["_likelihood", b"_likelihood"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__judged_score) -> _WhichOneofReturnType__judged_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lift) -> _WhichOneofReturnType__lift | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__likelihood) -> _WhichOneofReturnType__likelihood | None: ...
 
 Global___Affinity: _TypeAlias = Affinity  # noqa: Y015
 
@@ -2068,14 +2177,25 @@ class StartMatchingRequest(_message.Message):
     REMEASURE_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MAX_EVALUATIONS_FIELD_NUMBER: _builtins.int
+    MAX_DURATION_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """The pool."""
     remeasure: _builtins.bool
     """Whether to measure again what is measured already."""
     strategy: _builtins.str
-    """The strategy's name. Empty: `exhaustive`."""
+    """The strategy's name: `default`, `paper` or `exhaustive`. Empty: `default`."""
     request_id: _builtins.str
     """Makes the write idempotent."""
+    max_evaluations: _builtins.int
+    """Stop, with what was measured kept, before more than this many evaluations
+    (one adapter on one example). At least 1. Absent: no limit.
+    """
+    priority: _builtins.int
+    """Operations of higher priority are worked on first, -100 to 100. Matchings
+    that start by themselves have 0.
+    """
     @_builtins.property
     def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these tasks. Empty: all tasks."""
@@ -2083,6 +2203,12 @@ class StartMatchingRequest(_message.Message):
     @_builtins.property
     def adapter_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these adapters, and the base. Empty: all adapters."""
+
+    @_builtins.property
+    def max_duration(self) -> _duration_pb2.Duration:
+        """Stop, with what was measured kept, this long after the operation began. More
+        than 0. Absent: no limit.
+        """
 
     def __init__(
         self,
@@ -2093,14 +2219,63 @@ class StartMatchingRequest(_message.Message):
         remeasure: _builtins.bool = ...,
         strategy: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        max_evaluations: _builtins.int | None = ...,
+        max_duration: _duration_pb2.Duration | None = ...,
+        priority: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_evaluations", b"_max_evaluations", "max_duration", b"max_duration", "max_evaluations", b"max_evaluations"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_evaluations", b"_max_evaluations", "adapter_ids", b"adapter_ids", "max_duration", b"max_duration", "max_evaluations", b"max_evaluations", "pool", b"pool", "priority", b"priority", "remeasure", b"remeasure", "request_id", b"request_id", "strategy", b"strategy", "task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_evaluations: _TypeAlias = _typing.Literal["max_evaluations"]  # noqa: Y015
+    _WhichOneofArgType__max_evaluations: _TypeAlias = _typing.Literal["_max_evaluations", b"_max_evaluations"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_evaluations) -> _WhichOneofReturnType__max_evaluations | None: ...
+
+Global___StartMatchingRequest: _TypeAlias = StartMatchingRequest  # noqa: Y015
+
+@_typing.final
+class MatchingProgress(_message.Message):
+    """How far a matching is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    TASK_COUNT_FIELD_NUMBER: _builtins.int
+    DONE_TASK_COUNT_FIELD_NUMBER: _builtins.int
+    ALIVE_FIELD_NUMBER: _builtins.int
+    MAX_EVALUATIONS_FIELD_NUMBER: _builtins.int
+    QUARANTINED_COUNT_FIELD_NUMBER: _builtins.int
+    strategy: _builtins.str
+    """The strategy's name."""
+    task_count: _builtins.int
+    """Number of tasks it works on."""
+    done_task_count: _builtins.int
+    """Number of them that are done."""
+    max_evaluations: _builtins.int
+    """The budget; 0 where there is none."""
+    quarantined_count: _builtins.int
+    """Adapters that it quarantined."""
+    @_builtins.property
+    def alive(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Adapters and the base alive by round, from round 1, summed over its tasks."""
+
+    def __init__(
+        self,
+        *,
+        strategy: _builtins.str = ...,
+        task_count: _builtins.int = ...,
+        done_task_count: _builtins.int = ...,
+        alive: _abc.Iterable[_builtins.int] | None = ...,
+        max_evaluations: _builtins.int = ...,
+        quarantined_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_ids", b"adapter_ids", "pool", b"pool", "remeasure", b"remeasure", "request_id", b"request_id", "strategy", b"strategy", "task_ids", b"task_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "done_task_count", b"done_task_count", "max_evaluations", b"max_evaluations", "quarantined_count", b"quarantined_count", "strategy", b"strategy", "task_count", b"task_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StartMatchingRequest: _TypeAlias = StartMatchingRequest  # noqa: Y015
+Global___MatchingProgress: _TypeAlias = MatchingProgress  # noqa: Y015
 
 @_typing.final
 class Operation(_message.Message):
@@ -2120,6 +2295,7 @@ class Operation(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    MATCHING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The operation's id, a UUID."""
     kind: _builtins.str
@@ -2150,6 +2326,10 @@ class Operation(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended; absent until then."""
 
+    @_builtins.property
+    def matching(self) -> Global___MatchingProgress:
+        """How far a matching is; absent for other kinds."""
+
     def __init__(
         self,
         *,
@@ -2165,10 +2345,11 @@ class Operation(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         cancel_requested: _builtins.bool = ...,
+        matching: Global___MatchingProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "matching", b"matching", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "error", b"error", "id", b"id", "kind", b"kind", "message", b"message", "pool", b"pool", "state", b"state", "total", b"total", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "error", b"error", "id", b"id", "kind", b"kind", "matching", b"matching", "message", b"message", "pool", b"pool", "state", b"state", "total", b"total", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,77 @@
+"""What a matching knows of one task, and what a strategy wants measured next."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Integers = NDArray[np.int64]
+
+
+def example_key(text: str, target: str) -> int:
+    """Returns a signed 64-bit number for an example's content.
+
+    Examples are used in the order of their keys: an order that nobody chose, that is the same for all
+    adapters, and that an example keeps when others come or go. Equal examples count once.
+    """
+    content = f"{len(text)}:{text}{target}".encode()
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big", signed=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """What was measured on one task: A arms, one of them the base, by n examples in the order of use.
+
+    ``scores``: float64 (A, n), 0..1, NaN where not measured. ``likelihoods``: float64 (A, n), the mean
+    log-likelihood of the target's tokens, NaN where unknown. The first ``choosing`` examples choose among
+    the arms; the others judge what was chosen. ``base`` is the base's row.
+    """
+
+    scores: Floats
+    likelihoods: Floats
+    choosing: int
+    base: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What to measure next of a table, and how far the matching is.
+
+    ``cells``: bool (A, n), wanted and not measured yet; none is left when the matching is done.
+    ``likelihood_only``: the cells want a likelihood, no score. ``round``: the current one, from 1.
+    ``alive``: number of arms that each round began with, from round 1. ``fell``: (A,), the round in which
+    an arm fell, 0 if it stays. ``left``: evaluations still expected, ``cells`` included.
+    """
+
+    cells: Mask
+    likelihood_only: bool
+    round: int
+    alive: tuple[int, ...]
+    fell: Integers
+    left: int
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to measure."""
+        return not self.cells.any()
+
+
+class Strategy(Protocol):
+    """Decides what to measure next, from what was measured alone: it holds no state.
+
+    So work that was killed goes on where the table ends, and an arm that joins later is put through the
+    rounds that the others passed.
+    """
+
+    name: str
+    """What callers select it by."""
+
+    def plan(self, table: Table, arms: Mask | None = None) -> Plan:
+        """Returns what to measure next. Only ``arms`` (A,), and the base, are measured; None means all."""
+        ...
