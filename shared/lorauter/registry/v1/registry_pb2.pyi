@@ -1973,11 +1973,11 @@ class Affinity(_message.Message):
     shrunk_score: _builtins.float
     """What routing uses: the score drawn towards what is usual on the task, the
     more the fewer examples stand behind it; at most the base's where the
-    adapter is not eligible. 0 to 1.
+    adapter is not eligible. 0 to 1. Absent in an import: the score.
     """
     eligible: _builtins.bool
     """Whether it beats the base beyond the stated error on examples that did not
-    choose it. Always true for imported affinities, false for the base.
+    choose it; false for the base. Absent in an import: true, but for the base.
     """
     judged_score: _builtins.float
     """Mean score on the examples that did not choose it, 0 to 1. Absent where
@@ -2016,30 +2016,38 @@ class Affinity(_message.Message):
         round: _builtins.int = ...,
         imported: _builtins.bool = ...,
         measure_time: _timestamp_pb2.Timestamp | None = ...,
-        shrunk_score: _builtins.float = ...,
-        eligible: _builtins.bool = ...,
+        shrunk_score: _builtins.float | None = ...,
+        eligible: _builtins.bool | None = ...,
         judged_score: _builtins.float | None = ...,
         judged_count: _builtins.int = ...,
         lift: _builtins.float | None = ...,
         lift_error: _builtins.float = ...,
         likelihood: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_judged_score", b"_judged_score", "_lift", b"_lift", "_likelihood", b"_likelihood", "judged_score", b"judged_score", "lift", b"lift", "likelihood", b"likelihood", "measure_time", b"measure_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_eligible", b"_eligible", "_judged_score", b"_judged_score", "_lift", b"_lift", "_likelihood", b"_likelihood", "_shrunk_score", b"_shrunk_score", "eligible", b"eligible", "judged_score", b"judged_score", "lift", b"lift", "likelihood", b"likelihood", "measure_time", b"measure_time", "shrunk_score", b"shrunk_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_judged_score", b"_judged_score", "_lift", b"_lift", "_likelihood", b"_likelihood", "adapter_id", b"adapter_id", "adapter_version", b"adapter_version", "count", b"count", "eligible", b"eligible", "imported", b"imported", "judged_count", b"judged_count", "judged_score", b"judged_score", "lift", b"lift", "lift_error", b"lift_error", "likelihood", b"likelihood", "measure_time", b"measure_time", "metric", b"metric", "metric_version", b"metric_version", "pool", b"pool", "prompt_digest", b"prompt_digest", "round", b"round", "score", b"score", "shrunk_score", b"shrunk_score", "standard_error", b"standard_error", "task_id", b"task_id", "task_version", b"task_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eligible", b"_eligible", "_judged_score", b"_judged_score", "_lift", b"_lift", "_likelihood", b"_likelihood", "_shrunk_score", b"_shrunk_score", "adapter_id", b"adapter_id", "adapter_version", b"adapter_version", "count", b"count", "eligible", b"eligible", "imported", b"imported", "judged_count", b"judged_count", "judged_score", b"judged_score", "lift", b"lift", "lift_error", b"lift_error", "likelihood", b"likelihood", "measure_time", b"measure_time", "metric", b"metric", "metric_version", b"metric_version", "pool", b"pool", "prompt_digest", b"prompt_digest", "round", b"round", "score", b"score", "shrunk_score", b"shrunk_score", "standard_error", b"standard_error", "task_id", b"task_id", "task_version", b"task_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__eligible: _TypeAlias = _typing.Literal["eligible"]  # noqa: Y015
+    _WhichOneofArgType__eligible: _TypeAlias = _typing.Literal["_eligible", b"_eligible"]  # noqa: Y015
     _WhichOneofReturnType__judged_score: _TypeAlias = _typing.Literal["judged_score"]  # noqa: Y015
     _WhichOneofArgType__judged_score: _TypeAlias = _typing.Literal["_judged_score", b"_judged_score"]  # noqa: Y015
     _WhichOneofReturnType__lift: _TypeAlias = _typing.Literal["lift"]  # noqa: Y015
     _WhichOneofArgType__lift: _TypeAlias = _typing.Literal["_lift", b"_lift"]  # noqa: Y015
     _WhichOneofReturnType__likelihood: _TypeAlias = _typing.Literal["likelihood"]  # noqa: Y015
     _WhichOneofArgType__likelihood: _TypeAlias = _typing.Literal["_likelihood", b"_likelihood"]  # noqa: Y015
+    _WhichOneofReturnType__shrunk_score: _TypeAlias = _typing.Literal["shrunk_score"]  # noqa: Y015
+    _WhichOneofArgType__shrunk_score: _TypeAlias = _typing.Literal["_shrunk_score", b"_shrunk_score"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eligible) -> _WhichOneofReturnType__eligible | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__judged_score) -> _WhichOneofReturnType__judged_score | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lift) -> _WhichOneofReturnType__lift | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__likelihood) -> _WhichOneofReturnType__likelihood | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shrunk_score) -> _WhichOneofReturnType__shrunk_score | None: ...
 
 Global___Affinity: _TypeAlias = Affinity  # noqa: Y015
 
@@ -2121,8 +2129,10 @@ class ImportAffinitiesRequest(_message.Message):
     """Makes the write idempotent."""
     @_builtins.property
     def affinities(self) -> _containers.RepeatedCompositeFieldContainer[Global___Affinity]:
-        """1 to 10,000 affinities. Versions of 0 mean the current ones (except for the
-        base); metric and prompt digest are the task's.
+        """1 to 100,000 affinities, all of them taken or none. Versions of 0 mean the
+        current ones (except for the base). Metric, metric version and prompt digest
+        are the task's: what is given must agree. An affinity without a time was
+        measured now.
         """
 
     def __init__(
