@@ -22,7 +22,8 @@ EXTRA_OF_FOLDER = {
     "settings.py": {"server"},
     "telemetry.py": {"server"},
     "routing": {"core"},
-    "metrics": {"core"},
+    "matching": {"core"},
+    "metrics": {"metrics"},
     "lora": {"lora"},
     "encoder": {"encoder"},
     "index": {"index"},
@@ -201,10 +202,10 @@ def test_extra_declares_nothing_that_its_parts_do_not_import(extra: str) -> None
     assert declared - set(used_by(files)) - set(LOADED_BY_NAME) == set()
 
 
-def test_pure_core_imports_only_numpy_and_safetensors() -> None:
+def test_pure_core_imports_only_what_computes() -> None:
     parts = shared_files()
-    files = [path for part in ("routing", "lora", "metrics") for path in parts[part]]
-    assert set(used_by(files)) <= {"numpy", "safetensors"}
+    files = [path for part in ("routing", "lora", "matching", "metrics") for path in parts[part]]
+    assert set(used_by(files)) <= {"numpy", "safetensors", "sacrebleu"}
 
 
 def test_all_distributions_have_one_version() -> None:
