@@ -30,13 +30,24 @@ class Table:
 
     ``scores``: float64 (A, n), 0..1, NaN where not measured. ``likelihoods``: float64 (A, n), the mean
     log-likelihood of the target's tokens, NaN where unknown. The first ``choosing`` examples choose among
-    the arms; the others judge what was chosen. ``base`` is the base's row.
+    the arms; the others judge what was chosen. ``base`` is the base's row, -1 where it was not measured (in
+    published data). ``likelihood_first``: a likelihood costs less than a score, since the metric needs
+    generation, and the backend tells it, so a strategy may ask for likelihoods alone.
     """
 
     scores: Floats
     likelihoods: Floats
     choosing: int
     base: int
+    likelihood_first: bool = False
+
+    @property
+    def adapters(self) -> Mask:
+        """Which rows are adapters: bool (A,), all but the base's."""
+        rows = np.ones(len(self.scores), dtype=bool)
+        if self.base >= 0:
+            rows[self.base] = False
+        return rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,9 +55,10 @@ class Plan:
     """What to measure next of a table, and how far the matching is.
 
     ``cells``: bool (A, n), wanted and not measured yet; none is left when the matching is done.
-    ``likelihood_only``: the cells want a likelihood, no score. ``round``: the current one, from 1.
-    ``alive``: number of arms that each round began with, from round 1. ``fell``: (A,), the round in which
-    an arm fell, 0 if it stays. ``left``: evaluations still expected, ``cells`` included.
+    ``likelihood_only``: the cells want a likelihood, no score. ``round``: the current one, from 1; the last
+    one measures those that stayed on what is left. ``alive``: number of adapters that each round began
+    with, from round 1. ``fell``: int64 (A,), the round in which an arm fell, 0 if it stays. ``left``:
+    evaluations still expected, ``cells`` included.
     """
 
     cells: Mask
@@ -73,5 +85,9 @@ class Strategy(Protocol):
     """What callers select it by."""
 
     def plan(self, table: Table, arms: Mask | None = None) -> Plan:
-        """Returns what to measure next. Only ``arms`` (A,), and the base, are measured; None means all."""
+        """Returns what to measure next.
+
+        Only ``arms``, bool (A,), and the base are measured; None means all. The others compete with what is
+        known of them, and fall where that ends: leave out of the table what must not compete at all.
+        """
         ...
