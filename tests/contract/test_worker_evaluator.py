@@ -113,7 +113,7 @@ def test_answers_are_scored_in_one_call_when_adapters_are_mixed(engine, evaluato
 
 @pytest.mark.parametrize(
     "scoring",
-    [STOPPED, Scoring(Metric("near", 1, True, lambda p, t: 0.5 * (p.strip() == t)), GenerationSpec(7))],
+    [STOPPED, Scoring(Metric("near", 1, lambda p, t: 0.5 * (p.strip() == t)), GenerationSpec(7))],
 )
 def test_answers_are_generated_when_the_metric_or_a_stop_text_needs_it(engine, evaluator, scoring):
     scores = evaluator.evaluate([ask("say a", "a"), ask("say b", "x")], scoring)

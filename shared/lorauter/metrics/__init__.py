@@ -1,5 +1,6 @@
-"""Metrics: how an answer is scored against its target. Needs the standard library only."""
+"""Metrics: how an answer is scored against its target. Importing it needs nothing beyond the client."""
 
-from lorauter.metrics.registry import METRIC_NAMES, Metric, metric
+from lorauter.metrics.metric import Metric
+from lorauter.metrics.registry import METRIC_NAMES, metric, metric_names, register
 
-__all__ = ["METRIC_NAMES", "Metric", "metric"]
+__all__ = ["METRIC_NAMES", "Metric", "metric", "metric_names", "register"]
