@@ -36,7 +36,11 @@ app.add_typer(index.app, name="index")
 
 
 def main() -> None:
-    """Runs a command. Exit codes: 0 done, 1 refused, 2 wrong usage, 3 nothing answered."""
+    """Runs a command.
+
+    Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 nothing answered, 4 an operation that ended
+    before its work was done, 130 interrupted.
+    """
     try:
         app()
     except LorauterError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -49,19 +50,43 @@ def register(
     _show(found, as_json)
 
 
+class State(StrEnum):
+    """How far an adapter's newest version is."""
+
+    registered = "registered"
+    verified = "verified"
+    active = "active"
+    draining = "draining"
+    retired = "retired"
+    quarantined = "quarantined"
+
+
 @app.command("list")
-def list_all(pool: PoolOption = "", as_json: JsonFlag = False) -> None:
-    """List adapters."""
+def list_all(
+    pool: PoolOption = "",
+    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List adapters with the state of their newest version, and why they are in it."""
+    wanted = pb.AdapterState.Value(f"ADAPTER_STATE_{state.upper() if state else 'UNSPECIFIED'}")
     with connect() as client:
-        found = list(client.registry.list_adapters(pool=pool))
+        found = list(client.registry.list_adapters(pool=pool, state=wanted, page_size=1_000))
     if as_json:
         print_json(found)
         return
     rows = (
-        (a.id, a.pool, a.latest.version, a.served_version or "-", a.latest.rank, _state(a.latest))
+        (
+            a.id,
+            a.pool,
+            a.latest.version,
+            a.served_version or "-",
+            a.latest.rank,
+            _state(a.latest),
+            a.latest.state_reason,
+        )
         for a in found
     )
-    print_table(("adapter", "pool", "latest", "served", "rank", "state"), rows)
+    print_table(("adapter", "pool", "latest", "served", "rank", "state", ""), rows)
 
 
 @app.command("show")
@@ -125,7 +150,8 @@ def _show(adapter: pb.Adapter, as_json: bool) -> None:
         (
             ("adapter", adapter.id),
             ("pool", adapter.pool),
-            ("version", f"{latest.version} {_state(latest)} {latest.state_reason}".strip()),
+            ("version", latest.version),
+            ("state", f"{_state(latest)}: {latest.state_reason}" if latest.state_reason else _state(latest)),
             ("served", adapter.served_version or "none"),
             ("aliases", ", ".join(f"{name} -> {version}" for name, version in adapter.aliases.items())),
             ("digest", latest.digest),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +15,7 @@ from google.protobuf.json_format import ParseDict
 from lorauter import Client
 from lorauter.errors import DeadlineExceeded, LorauterError, Unavailable
 from lorauter.registry.v1 import registry_pb2 as pb
+from lorauter_suite.cli import evidence
 from lorauter_suite.cli.context import (
     JsonFlag,
     PoolOption,
@@ -25,9 +27,13 @@ from lorauter_suite.cli.context import (
     print_table,
     running,
     state_name,
+    to_dict,
 )
 
 app = typer.Typer(help="Tasks: validation sets with a metric.", no_args_is_help=True)
+
+TOP = 5
+"""Adapters that `task show` names."""
 
 PROGRESS = {
     pb.TASK_STATE_REGISTERED: 0,
@@ -144,16 +150,44 @@ def list_all(pool: PoolOption = "", as_json: JsonFlag = False) -> None:
     if as_json:
         print_json(found)
         return
-    rows = ((t.id, t.pool, t.metric, t.version, t.example_count, _state(t), _lift(t)) for t in found)
-    print_table(("task", "pool", "metric", "version", "examples", "state", "base → best"), rows)
+    rows = (
+        (t.id, t.pool, t.metric, t.version, t.example_count, _state(t), evidence.lift_summary(t))
+        for t in found
+    )
+    print_table(("task", "pool", "metric", "version", "examples", "state", "base → routed"), rows)
 
 
 @app.command("show")
 def show(task: str, as_json: JsonFlag = False) -> None:
-    """Show a task and what its adapters gain over the base."""
+    """Show a task and its lift card: what routing gains over the base, and the best adapters.
+
+    --json has the task with all its affinities.
+    """
     with connect() as client:
         found = client.registry.get_task(id=task)
+        measured = list(client.registry.list_affinities(task_id=task, page_size=1_000))
+    best = evidence.best_first(measured)
+    if as_json:
+        whole = {**to_dict(found), "affinities": [to_dict(one) for one in best]}
+        print(json.dumps(whole, indent=2, ensure_ascii=False))
+        return
+    for line in evidence.lift_card(found, best):
+        out.print(line)
+    out.print()
     _show(found, as_json)
+    if best:
+        out.print()
+        rows = (
+            (
+                one.adapter_id,
+                evidence.score_text(one),
+                one.count,
+                evidence.lift_text(one),
+                "eligible" if one.eligible else "",
+            )
+            for one in evidence.shortened(best, TOP)
+        )
+        print_table(("adapter", "score %", "examples", "lift ± 95 %", ""), rows)
 
 
 @app.command("delete")
@@ -167,13 +201,6 @@ def _state(task: pb.Task) -> str:
     return state_name(pb.TaskState.Name(task.state), "TASK_STATE_")
 
 
-def _lift(task: pb.Task) -> str:
-    if not task.best_adapter:
-        return "-"
-    base = f"{100 * task.base_score:.0f}" if task.HasField("base_score") else "?"
-    return f"{base} → {100 * task.best_score:.0f} ({task.best_adapter})"
-
-
 def _show(task: pb.Task, as_json: bool) -> None:
     if as_json:
         print_json(task)
@@ -185,7 +212,6 @@ def _show(task: pb.Task, as_json: bool) -> None:
             ("state", _state(task)),
             ("version", f"{task.version} ({task.example_count} examples)"),
             ("metric", task.metric),
-            ("base → best", _lift(task)),
             ("tags", ", ".join(task.tags)),
             ("description", task.description),
             ("generation", task.generation),
