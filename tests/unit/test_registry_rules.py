@@ -14,7 +14,8 @@ from lorauter.errors import FailedPrecondition, InvalidArgument, PayloadTooLarge
 from lorauter.store.serving import served_version
 from lorauter_registry.domain.adapter_requests import RegisterAdapter
 from lorauter_registry.domain.adapters import advance, can_become, state_at
-from lorauter_registry.domain.csv_import import read_affinities
+from lorauter_registry.domain.affinity_csv import read_affinities
+from lorauter_registry.domain.affinity_requests import AffinityInput
 from lorauter_registry.domain.examples import ExampleSet, JsonLines
 from lorauter_registry.domain.pages import decode_token, encode_token
 from lorauter_registry.domain.requests import CreatePool, CreateTask, RegisterBackend
@@ -178,10 +179,10 @@ def test_csv_is_read_by_its_header() -> None:
     data = (
         b"\xef\xbb\xbfscore,task_id,adapter_id,count,standard_error\r\n0.5,t,a,20,\r\n\r\n1,t,base,3,0.1\r\n"
     )
-    assert read_affinities(data) == [
-        {"score": "0.5", "task_id": "t", "adapter_id": "a", "count": "20"},
-        {"score": "1", "task_id": "t", "adapter_id": "base", "count": "3", "standard_error": "0.1"},
-    ]
+    assert read_affinities(data) == (
+        AffinityInput(task_id="t", adapter_id="a", score=0.5, count=20),
+        AffinityInput(task_id="t", adapter_id="base", score=1, count=3, standard_error=0.1),
+    )
 
 
 TASK = {"id": "t", "pool": "p", "metric": "exact_match"}

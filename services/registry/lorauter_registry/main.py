@@ -26,6 +26,7 @@ from lorauter_registry.api.calls import Calls
 from lorauter_registry.api.grpc import add_registry
 from lorauter_registry.api.rest import create_rest
 from lorauter_registry.config import DatabaseSettings, Settings
+from lorauter_registry.domain.affinity_requests import MAX_IMPORT_BYTES
 from lorauter_registry.service import Registry
 from lorauter_registry.service.base import Context
 
@@ -79,7 +80,7 @@ def assembled(settings: Settings) -> Iterator[Assembly]:
     )
     registry = Registry(context)
     calls = Calls(registry, settings.threads, settings.watch_seconds)
-    grpc_server = GrpcServer()
+    grpc_server = GrpcServer(MAX_IMPORT_BYTES)
     add_registry(grpc_server, calls, settings.max_validation_set_bytes)
     rest = create_rest(calls, settings.max_body_bytes, settings.max_validation_set_bytes)
     try:

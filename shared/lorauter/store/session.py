@@ -68,9 +68,10 @@ class Write:
     owed: list[Literal["index", "matching"]] = field(default_factory=list)
     """Topics that owe() was called with, in order: what to wake after the commit."""
 
-    def owe(self, topic: Literal["index", "matching"], key: str) -> None:
+    def owe(self, topic: Literal["index", "matching"], key: str, priority: int = 0) -> None:
         """Leaves work for the worker in this transaction: see Outbox."""
-        self.session.add(Outbox(tenant=self.tenant, topic=topic, key=key, generation=self.generation))
+        row = Outbox(tenant=self.tenant, topic=topic, key=key, generation=self.generation, priority=priority)
+        self.session.add(row)
         self.owed.append(topic)
 
     def withdraw(self) -> None:

@@ -15,7 +15,9 @@ from lorauter.lora.check import Limits
 from lorauter.lora.store import AdapterStore
 from lorauter.store import create_engine
 from lorauter_registry.adapters.folders import RootedFolders
-from lorauter_registry.domain.requests import CreatePool, CreateTask
+from lorauter_registry.domain.adapter_requests import RegisterAdapter
+from lorauter_registry.domain.examples import ExampleSet
+from lorauter_registry.domain.requests import CreatePool, CreateTask, PutValidationSet, RegisterBackend
 from lorauter_registry.service import Registry
 from lorauter_registry.service.base import Context
 
@@ -57,3 +59,16 @@ def registry(postgres_url: str, tmp_path: Path, tiny_pool: Any) -> Iterator[Regi
     registry.create_task(CreateTask.model_validate({"id": "t", "pool": "p", "metric": "exact_match"}))
     yield registry
     engine.dispose()
+
+
+@pytest.fixture
+def ready(registry: Registry, tiny_pool: Any) -> Registry:
+    """The service whose pool can be matched: ``t`` has an example; there are adapter ``a``, backend ``e``."""
+    path = str(tiny_pool.adapter("a"))
+    registry.register_adapter(RegisterAdapter(id="a", pool="p", path=path))
+    examples = ExampleSet(1_000)
+    examples.add("question", "answer")
+    registry.put_validation_set(PutValidationSet(task_id="t"), examples)
+    engine = {"id": "e", "pool": "p", "kind": "ENGINE", "url": "http://localhost:1"}
+    registry.register_backend(RegisterBackend.model_validate(engine))
+    return registry

@@ -11,14 +11,14 @@ from sqlmodel import Session
 from lorauter.errors import InvalidArgument, LorauterError, NotFound
 from lorauter.identifiers import encode_generation
 from lorauter.store import read, tables
+from lorauter_registry.api.convert import checked
 from lorauter_registry.domain.adapter_requests import (
     ActivateProfile,
     GetGeneration,
-    ImportAffinities,
-    ListAffinities,
     ListProfiles,
     RegisterAdapter,
 )
+from lorauter_registry.domain.affinity_requests import ImportAffinities, ListAffinities
 from lorauter_registry.domain.examples import ExampleSet
 from lorauter_registry.domain.requests import CreatePool, CreateTask, GetById, PutValidationSet, UpdateTask
 from lorauter_registry.service import Registry
@@ -45,7 +45,7 @@ def affinity(adapter_id: str, score: float, **fields: Any) -> dict[str, Any]:
 
 
 def load(registry: Registry, *affinities: dict[str, Any]) -> int:
-    request = ImportAffinities.model_validate({"affinities": affinities})
+    request = checked(ImportAffinities, {"affinities": affinities})
     return registry.import_affinities(request).imported_count
 
 

@@ -181,6 +181,7 @@ class Process:
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
             "LORAUTER_ADAPTER_STORE": str(folder / "store"),
+            "LORAUTER_ADAPTER_ROOTS": str(folder / "incoming"),
         }
         self.log = folder / "registry.log"
         with self.log.open("wb") as log:
@@ -206,11 +207,30 @@ class Process:
                 self.process.stdout.close()
 
 
-def test_process_serves_drains_and_hides_secrets(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
+def make_ready(address: str, adapter: Path) -> None:
+    """Gives pool ``p`` what a matching needs: an adapter, a task with an example, a backend."""
+    task = {"id": "t", "pool": "p", "metric": "exact_match"}
+    engine = {"id": "e", "pool": "p", "kind": "ENGINE", "url": "http://localhost:1"}
+    with httpx.Client(base_url=address) as http:
+        for path, body in (
+            ("adapters", {"id": "a", "pool": "p", "path": str(adapter)}),
+            ("tasks", task),
+            ("backends", engine),
+        ):
+            http.post(f"/v1/{path}", json=body).raise_for_status()
+        put = http.put("/v1/tasks/t/validation-set", content=b'{"input": "1", "target": "2"}')
+        put.raise_for_status()
+
+
+def test_process_serves_drains_and_hides_secrets(
+    postgres_url: str, redis_url: str, tmp_path: Path, tiny_pool: Any
+) -> None:
     registry = Process(tmp_path, postgres_url, redis_url)
     try:
         assert httpx.get(f"{registry.http}/readyz").status_code == 200
-        pool = httpx.post(f"{registry.http}/v1/pools", json={"id": "p", "base_model": "b"}).json()
+        base = {"id": "p", "base_model": tiny_pool.base_model, "base_path": str(tiny_pool.base())}
+        pool = httpx.post(f"{registry.http}/v1/pools", json=base).json()
+        make_ready(registry.http, tiny_pool.adapter("a"))
         with grpc.insecure_channel(registry.grpc) as channel:
             stub = registry_pb2_grpc.RegistryServiceStub(channel)
             assert stub.GetPool(pb.GetPoolRequest(id="p"), timeout=10).etag == pool["etag"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -15,12 +14,8 @@ from sqlmodel import col, func, select
 from lorauter.errors import AlreadyExists, Conflict, InvalidArgument, NotFound
 from lorauter.identifiers import decode_generation
 from lorauter.store import read, tables
-from lorauter_registry.domain.adapter_requests import (
-    CancelOperation,
-    GetGeneration,
-    ListOperations,
-    StartMatching,
-)
+from lorauter_registry.domain.adapter_requests import GetGeneration
+from lorauter_registry.domain.operation_requests import StartMatching
 from lorauter_registry.domain.requests import (
     CreateTask,
     DeleteTask,
@@ -159,12 +154,12 @@ def test_generations_are_gapless_and_owed_when_20_threads_write(registry: Regist
     ]
 
 
-def test_workers_are_woken_after_accepted_writes_only(registry: Registry) -> None:
-    heard: Any = registry.context.wakeups
+def test_workers_are_woken_after_accepted_writes_only(ready: Registry) -> None:
+    heard: Any = ready.context.wakeups
     heard.topics.clear()
-    registry.start_matching(StartMatching(pool="p"))
+    ready.start_matching(StartMatching(pool="p"))
     with pytest.raises(NotFound):
-        registry.update_task(UpdateTask(id="nil"))
+        ready.update_task(UpdateTask(id="nil"))
     assert heard.topics == ["index", "matching"]
 
 
@@ -227,18 +222,6 @@ def test_pages_hold_everything_once_while_tasks_come_and_go(registry: Registry) 
     assert len(registry.list_tasks(ListTasks(page_size=10**9)).tasks) == 26
 
 
-def test_pages_run_from_newest_to_oldest_when_operations_are_listed(registry: Registry) -> None:
-    made = [registry.start_matching(StartMatching(pool="p")).id for _ in range(5)]
-    seen: list[str] = []
-    token = ""
-    while len(seen) < 5:
-        page = registry.list_operations(ListOperations(pool="p", page_size=2, page_token=token))
-        seen += [one.id for one in page.operations]
-        token = page.next_page_token
-    assert seen == made[::-1]
-    assert token == ""
-
-
 def test_page_is_cut_before_it_outgrows_a_message(registry: Registry) -> None:
     for number in range(150):
         registry.create_task(
@@ -248,20 +231,6 @@ def test_page_is_cut_before_it_outgrows_a_message(registry: Registry) -> None:
     assert 0 < len(page.tasks) < 150
     assert len(page.model_dump_json().encode()) < 4 * 1024 * 1024
     assert page.next_page_token
-
-
-def test_operation_is_cancelled_once(registry: Registry) -> None:
-    operation = registry.start_matching(StartMatching(pool="p", request_id=str(uuid.uuid4())))
-    assert [row.key for row in outbox(registry) if row.topic == "matching"] == [operation.id]
-    cancelled = registry.cancel_operation(CancelOperation(id=operation.id))
-    assert cancelled.cancel_requested
-    before = generation(registry)
-    assert registry.cancel_operation(CancelOperation(id=operation.id)) == cancelled
-    assert generation(registry) == before
-    with pytest.raises(NotFound):
-        registry.start_matching(StartMatching(pool="p", task_ids=("t", "nil")))
-    with pytest.raises(InvalidArgument):
-        registry.start_matching(StartMatching(pool="p", strategy="guess"))
 
 
 def test_outbox_is_empty_for_writes_that_failed(registry: Registry) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
+from datetime import UTC
+from functools import cache
 from typing import Any, TypeVar
 
-from google.protobuf import json_format
-from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import ValidationError
 
-from lorauter.errors import InvalidArgument
-from lorauter_registry.domain.fields import Value
+from lorauter_registry.domain.fields import Value, refusal
 
 V = TypeVar("V", bound=Value)
 M = TypeVar("M", bound=Message)
-Rename = Callable[[EnumDescriptor, str], str]
 
 
 def to_value(message: Message, kind: type[V]) -> V:
@@ -24,17 +25,12 @@ def to_value(message: Message, kind: type[V]) -> V:
 
     Raises InvalidArgument (MISSING_FIELD, INVALID_FIELD, …).
     """
-    try:
-        data = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    except json_format.Error as error:
-        raise InvalidArgument("INVALID_FIELD", f"the request cannot be read: {error}") from None
-    return checked(kind, _renamed(data, message.DESCRIPTOR, _without_prefix))
+    return checked(kind, _fields(message))
 
 
 def to_message(value: Value, kind: type[M]) -> M:
     """Returns an answer as a message; absent values stay unset."""
-    data = value.model_dump(mode="json", exclude_none=True)
-    return json_format.ParseDict(_renamed(data, kind.DESCRIPTOR, _with_prefix), kind())
+    return kind(**_prefixed(value.model_dump(exclude_none=True), kind.DESCRIPTOR))
 
 
 def checked(kind: type[V], data: Any) -> V:
@@ -42,34 +38,70 @@ def checked(kind: type[V], data: Any) -> V:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        reason = "MISSING_FIELD" if problem["type"] == "missing" else "INVALID_FIELD"
-        raise InvalidArgument(reason, f"{field or 'request'}: {problem['msg']}", field=field) from None
+        raise refusal(error) from None
 
 
-def _renamed(data: Any, descriptor: Any, rename: Rename) -> Any:
+def _fields(message: Message) -> dict[str, Any]:
+    """Returns what is set, and the numbers that proto3 leaves out when they are 0."""
+    fields = dict.fromkeys(_measures(message.DESCRIPTOR), 0.0)
+    fields.update({field.name: _plain(field, value) for field, value in message.ListFields()})
+    return fields
+
+
+def _plain(field: FieldDescriptor, value: Any) -> Any:
+    if field.message_type is not None:
+        # messages one by one, as they are asked for: an import has up to 100,000
+        return (_fields(one) for one in value) if field.is_repeated else _single(value)
+    if field.enum_type is not None:
+        known = field.enum_type.values_by_number.get(value)
+        return value if known is None else known.name.removeprefix(_prefix(field.enum_type))
+    return tuple(value) if field.is_repeated else value
+
+
+def _single(value: Message) -> Any:
+    try:
+        if isinstance(value, Timestamp):
+            return value.ToDatetime(tzinfo=UTC)
+        if isinstance(value, Duration):
+            return value.ToTimedelta()
+    except (ValueError, OverflowError):
+        return value
+    return _fields(value)
+
+
+def _prefixed(data: Mapping[str, Any], descriptor: Any) -> dict[str, Any]:
     changed = dict(data)
-    for field in descriptor.fields:
+    for field in _with_enums(descriptor):
         value = changed.get(field.name)
-        if value is None or (field.message_type is not None and field.message_type.GetOptions().map_entry):
+        if value is None:
             continue
         if field.enum_type is not None:
-            changed[field.name] = rename(field.enum_type, value) if isinstance(value, str) else value
-        elif field.message_type is not None and isinstance(value, list):
-            changed[field.name] = [_renamed(item, field.message_type, rename) for item in value]
-        elif field.message_type is not None and isinstance(value, dict):
-            changed[field.name] = _renamed(value, field.message_type, rename)
+            changed[field.name] = _prefix(field.enum_type) + value
+        elif field.is_repeated:
+            changed[field.name] = [_prefixed(item, field.message_type) for item in value]
+        else:
+            changed[field.name] = _prefixed(value, field.message_type)
     return changed
 
 
+@cache
+def _measures(descriptor: Descriptor) -> tuple[str, ...]:
+    return tuple(
+        field.name
+        for field in descriptor.fields
+        if field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE and not (field.is_repeated or field.has_presence)
+    )
+
+
+@cache
+def _with_enums(descriptor: Descriptor) -> tuple[FieldDescriptor, ...]:
+    return tuple(
+        field
+        for field in descriptor.fields
+        if field.enum_type is not None or (field.message_type is not None and _with_enums(field.message_type))
+    )
+
+
+@cache
 def _prefix(enum: EnumDescriptor) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper() + "_"
-
-
-def _without_prefix(enum: EnumDescriptor, name: str) -> str:
-    return name.removeprefix(_prefix(enum))
-
-
-def _with_prefix(enum: EnumDescriptor, name: str) -> str:
-    return _prefix(enum) + name

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any, get_type_hints
 
 from google.protobuf.message import Message
@@ -63,16 +64,24 @@ def add_registry(server: GrpcServer, calls: Calls, max_validation_set_bytes: int
         if method.name not in vars(_Streams):
             answer = getattr(pb, method.output_type.name)
             call = getattr(calls.registry, re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower())
-            setattr(servicer, method.name, _unary(calls, call, answer))
+            run = calls.run_alone if method.name == "ImportAffinities" else calls.run
+            setattr(servicer, method.name, _unary(run, call, answer))
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server.server)
     server.announce(_SERVICE.full_name)
 
 
-def _unary(calls: Calls, call: Callable[[Any], Value], answer: type[Message]) -> Callable[..., Any]:
+def _unary(
+    run: Callable[..., Awaitable[Message]], call: Callable[[Any], Value], answer: type[Message]
+) -> Callable[..., Any]:
     asked = _asked(call)
 
+    @functools.wraps(call)
+    def converted(request: Message) -> Message:
+        return to_message(call(to_value(request, asked)), answer)
+
     async def serve(request: Message, _: Context) -> Message:
-        return to_message(await calls.run(call, to_value(request, asked)), answer)
+        # on the thread, for to convert a long list takes longer than others should wait
+        return await run(converted, request)
 
     return serve
 

@@ -1,4 +1,4 @@
-"""What the registry is asked about adapters, affinities, matchings and profiles.
+"""What the registry is asked about adapters and profiles.
 
 A class is named as its RPC; field names, bounds and meanings are the protos'.
 """
@@ -11,17 +11,14 @@ from pydantic import Field, model_validator
 
 from lorauter.errors import InvalidArgument
 from lorauter_registry.domain.fields import (
-    MAX_INT32,
     AdapterId,
     Alias,
     Change,
-    Count,
     Description,
     Id,
     Moment,
     OptionalId,
     PageRequest,
-    Share,
     Tags,
     Text,
     Value,
@@ -122,62 +119,10 @@ class DisableAdapter(Recall):
     id: Id
 
 
-class AffinityInput(Value):
-    """A measured score to import. Metric, prompt digest and times are the registry's own."""
-
-    pool: OptionalId = ""
-    task_id: Id
-    task_version: Version = 0
-    adapter_id: Id
-    adapter_version: Version = 0
-    score: Share = 0.0
-    count: Annotated[int, Field(ge=1, le=MAX_INT32)]
-    standard_error: Share = 0.0
-    metric: Text = ""
-    metric_version: Count = 0
-    prompt_digest: Text = ""
-    round: Count = 0
-    imported: bool = True
-    measure_time: Moment | None = None
-
-
-class ImportAffinities(WriteRequest):
-    """Imports affinities, all or none."""
-
-    affinities: Annotated[tuple[AffinityInput, ...], Field(min_length=1, max_length=10_000)]
-
-
-class ListAffinities(ListOfPool):
-    """Asks for a page of affinities."""
-
-    task_id: OptionalId = ""
-    adapter_id: OptionalId = ""
-
-
-class ListOperations(ListOfPool):
-    """Asks for a page of operations."""
-
-
 class ListProfiles(PageRequest):
     """Asks for a page of a pool's profiles."""
 
     pool: Id
-
-
-class StartMatching(WriteRequest):
-    """Starts a matching."""
-
-    pool: Id
-    task_ids: Annotated[tuple[Id, ...], Field(max_length=10_000)] = ()
-    adapter_ids: Annotated[tuple[Id, ...], Field(max_length=10_000)] = ()
-    remeasure: bool = False
-    strategy: Annotated[Text, Field(max_length=63)] = ""
-
-
-class CancelOperation(WriteRequest):
-    """Cancels an operation."""
-
-    id: Id
 
 
 class ActivateProfile(WriteRequest):

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
 
 from lorauter.errors import InvalidArgument
 from lorauter.identifiers import check_adapter_id, check_id
@@ -20,6 +28,20 @@ class Value(BaseModel):
     """An immutable value without surprises: what it does not know, it refuses."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+def refusal(error: ValidationError) -> InvalidArgument:
+    """Returns the error for the first thing that was wrong with a value, with its place as ``field``.
+
+    A problem's type that is a reason of lorauter's stays that reason.
+    """
+    problem = error.errors(include_url=False, include_input=False)[0]
+    field = ""
+    for part in problem["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
+    kind = problem["type"]
+    reason = kind if kind.isupper() else "MISSING_FIELD" if kind == "missing" else "INVALID_FIELD"
+    return InvalidArgument(reason, f"{field or 'request'}: {problem['msg']}", field=field)
 
 
 def check_text(value: str, info: ValidationInfo | None = None) -> str:

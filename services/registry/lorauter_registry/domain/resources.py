@@ -128,6 +128,19 @@ class GenerationSettings(Value):
     stop: tuple[str, ...] = ()
 
 
+class Lift(Value):
+    """What a task's adapter gains over the base on examples that did not choose it."""
+
+    adapter_id: str
+    adapter_version: int
+    base_score: float
+    score: float
+    standard_error: float
+    count: int
+    lift: float
+    lift_error: float
+
+
 class Task(Value):
     """A validation set with a metric, a prompt format and generation settings."""
 
@@ -148,6 +161,7 @@ class Task(Value):
     base_score: float | None = None
     best_score: float | None = None
     best_adapter: str = ""
+    lift: Lift | None = None
 
 
 class ValidationExample(Value):
@@ -211,6 +225,24 @@ class Affinity(Value):
     round: int
     imported: bool
     measure_time: Moment
+    shrunk_score: float
+    eligible: bool
+    judged_score: float | None = None
+    judged_count: int
+    lift: float | None = None
+    lift_error: float
+    likelihood: float | None = None
+
+
+class MatchingProgress(Value):
+    """How far a matching is."""
+
+    strategy: str = ""
+    task_count: int = 0
+    done_task_count: int = 0
+    alive: tuple[int, ...] = ()
+    max_evaluations: int = 0
+    quarantined_count: int = 0
 
 
 class Operation(Value):
@@ -228,6 +260,7 @@ class Operation(Value):
     update_time: Moment
     end_time: Moment | None = None
     cancel_requested: bool
+    matching: MatchingProgress | None = None
 
 
 class Profile(Value):

@@ -22,7 +22,7 @@ from lorauter_registry.domain.answers import AdapterList, AdapterVersionList
 from lorauter_registry.domain.fields import Change
 from lorauter_registry.domain.requests import GetById
 from lorauter_registry.domain.resources import Adapter, AdapterState
-from lorauter_registry.service.base import Part, check_etag, touch
+from lorauter_registry.service.base import Part, among, check_etag, touch
 from lorauter_registry.service.lists import paginate
 from lorauter_registry.service.rows import adapter_of, version_of
 
@@ -164,7 +164,7 @@ class Adapters(Part):
     def shown(self, session: Session, rows: Sequence[tables.Adapter], now: datetime) -> list[Adapter]:
         """Returns the adapters of rows as of ``now``."""
         version = tables.AdapterVersion
-        of_rows = (version.tenant == self.tenant, col(version.adapter_id).in_([row.id for row in rows]))
+        of_rows = (version.tenant == self.tenant, among(version.adapter_id, [row.id for row in rows]))
         states: dict[str, list[tuple[int, AdapterState]]] = {row.id: [] for row in rows}
         light = select(version.adapter_id, version.version, version.state, version.pins_until)
         for adapter_id, number, state, pins_until in session.exec(light.where(*of_rows)):

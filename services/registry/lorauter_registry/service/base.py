@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Engine, delete, select, tuple_
+from sqlalchemy import ARRAY, ColumnElement, Engine, String, any_, cast, delete, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
-from sqlmodel import Session
+from sqlmodel import Session, col
 
 from lorauter.errors import AlreadyExists, Conflict, NotFound
 from lorauter.lora.check import Limits
@@ -150,6 +150,14 @@ class Part:
             .limit(_FORGOTTEN_AT_ONCE)
         )
         tx.session.execute(delete(_REMEMBERED).where(tuple_(*key).in_(expired)))
+
+
+def among(column: Any, values: Iterable[str]) -> ColumnElement[bool]:
+    """Returns the condition that a column is one of ``values``, as many as there may be.
+
+    They are one parameter, an array: a statement has at most 65,535.
+    """
+    return col(column) == any_(cast(list(values), ARRAY(String)))
 
 
 def missing(noun: str, key: str) -> NotFound:

@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from sqlmodel import Session, col, select
 
-from lorauter.errors import InvalidArgument
+from lorauter.errors import FailedPrecondition
+from lorauter.matching import strategy
 from lorauter.store import Write, tables
-from lorauter_registry.domain.adapter_requests import CancelOperation, ListOperations, StartMatching
 from lorauter_registry.domain.answers import OperationList
+from lorauter_registry.domain.operation_requests import CancelOperation, ListOperations, StartMatching
 from lorauter_registry.domain.requests import GetById
 from lorauter_registry.domain.resources import Operation, OperationState
 from lorauter_registry.service.base import Part, missing
 from lorauter_registry.service.lists import paginate
 from lorauter_registry.service.rows import operation_of
 
-MATCHING_STRATEGIES = ("exhaustive",)
-"""The names that a matching's strategy may have; the first is the default."""
-
 
 class Operations(Part):
     """Operations: long work that the worker carries out."""
 
     def start_matching(self, request: StartMatching) -> Operation:
-        """Starts measuring adapters on tasks.
+        """Starts measuring adapters on tasks; the worker's own strategy where none is named.
 
-        Raises NotFound (POOL_NOT_FOUND, TASK_NOT_FOUND, ADAPTER_NOT_FOUND) or InvalidArgument
-        (UNKNOWN_STRATEGY).
+        Raises NotFound (POOL_NOT_FOUND, TASK_NOT_FOUND, ADAPTER_NOT_FOUND), InvalidArgument
+        (UNKNOWN_STRATEGY) or FailedPrecondition (NO_ADAPTERS, NO_ACTIVE_VERSION,
+        TASK_WITHOUT_EXAMPLES, NO_EVALUATOR); then nothing begins.
         """
-        strategy = request.strategy or MATCHING_STRATEGIES[0]
-        if strategy not in MATCHING_STRATEGIES:
-            raise InvalidArgument(
-                "UNKNOWN_STRATEGY",
-                f"strategy {strategy!r} is not known: use one of {', '.join(MATCHING_STRATEGIES)}",
-                field="strategy",
-            )
+        if request.strategy:
+            strategy(request.strategy)
+        duration = request.max_duration
 
         def change(tx: Write) -> Operation:
             self.existing(tx.session, tables.Pool, "pool", request.pool)
-            self._check_ids(tx.session, tables.Task, "task", request.pool, request.task_ids)
-            self._check_ids(tx.session, tables.Adapter, "adapter", request.pool, request.adapter_ids)
+            self._check_adapters(tx.session, request)
+            self._check_tasks(tx.session, request)
+            self._check_backends(tx.session, request)
             row = tables.Operation(
                 tenant=self.tenant,
                 id=str(uuid.uuid4()),
@@ -51,14 +47,17 @@ class Operations(Part):
                     "task_ids": list(request.task_ids),
                     "adapter_ids": list(request.adapter_ids),
                     "remeasure": request.remeasure,
-                    "strategy": strategy,
+                    "strategy": request.strategy,
+                    "max_evaluations": request.max_evaluations,
+                    "max_seconds": None if duration is None else duration.total_seconds(),
+                    "priority": request.priority,
                 },
                 create_time=tx.now,
                 update_time=tx.now,
             )
             tx.session.add(row)
             tx.owe("index", row.pool)
-            tx.owe("matching", row.id)
+            tx.owe("matching", row.id, request.priority)
             return operation_of(row)
 
         return self.changing(request, Operation, change)
@@ -101,24 +100,64 @@ class Operations(Part):
             row.cancel_requested = True
             row.update_time = tx.now
             tx.owe("index", row.pool)
-            tx.owe("matching", row.id)
+            tx.owe("matching", row.id, row.request.get("priority", 0))
             return operation_of(row)
 
         return self.changing(request, Operation, change)
 
-    def _check_ids(
-        self,
-        session: Session,
-        table: type[tables.Task] | type[tables.Adapter],
-        noun: str,
-        pool: str,
-        ids: Sequence[str],
-    ) -> None:
-        if not ids:
-            return
-        known = select(table.id).where(
-            table.tenant == self.tenant, table.pool == pool, col(table.id).in_(ids)
+    def _check_adapters(self, session: Session, request: StartMatching) -> None:
+        adapter, version = tables.Adapter, tables.AdapterVersion
+        of_pool = (adapter.tenant == self.tenant, adapter.pool == request.pool)
+        known = select(adapter.id).where(*of_pool)
+        _check_known("adapter", request.adapter_ids, session.exec(known))
+        active = set(session.exec(known.join(version).where(version.state == "ACTIVE")))
+        if not active:
+            raise FailedPrecondition(
+                "NO_ADAPTERS",
+                f"pool {request.pool!r} has no adapter with an active version: register one first",
+                pool=request.pool,
+            )
+        idle = sorted(set(request.adapter_ids) - active)
+        if idle:
+            raise FailedPrecondition(
+                "NO_ACTIVE_VERSION",
+                f"adapter {idle[0]!r} has no active version: register a new one, or leave it out",
+                adapter=idle[0],
+            )
+
+    def _check_tasks(self, session: Session, request: StartMatching) -> None:
+        task = tables.Task
+        statement = select(task.id, task.version).where(task.tenant == self.tenant, task.pool == request.pool)
+        versions: dict[str, int] = dict(session.exec(statement).all())
+        _check_known("task", request.task_ids, versions)
+        empty = sorted(task_id for task_id in request.task_ids if versions[task_id] == 0)
+        if empty:
+            raise FailedPrecondition(
+                "TASK_WITHOUT_EXAMPLES",
+                f"task {empty[0]!r} has no validation set: put one first, or leave the task out",
+                task=empty[0],
+            )
+        if not any(versions.values()):
+            raise FailedPrecondition(
+                "TASK_WITHOUT_EXAMPLES",
+                f"pool {request.pool!r} has no task with a validation set: put one first",
+                pool=request.pool,
+            )
+
+    def _check_backends(self, session: Session, request: StartMatching) -> None:
+        backend = tables.Backend
+        active = select(backend.id).where(
+            backend.tenant == self.tenant, backend.pool == request.pool, backend.state == "ACTIVE"
         )
-        unknown = sorted(set(ids) - set(session.exec(known).all()))
-        if unknown:
-            raise missing(noun, unknown[0])
+        if session.exec(active.limit(1)).first() is None:
+            raise FailedPrecondition(
+                "NO_EVALUATOR",
+                f"pool {request.pool!r} has no active backend to measure adapters with: register one first",
+                pool=request.pool,
+            )
+
+
+def _check_known(noun: str, ids: Iterable[str], known: Iterable[str]) -> None:
+    unknown = sorted(set(ids).difference(known))
+    if unknown:
+        raise missing(noun, unknown[0])

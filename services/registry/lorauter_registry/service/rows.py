@@ -20,6 +20,7 @@ from lorauter_registry.domain.resources import (
     BackendState,
     GenerationSettings,
     LinearModule,
+    MatchingProgress,
     Operation,
     OperationState,
     Pool,
@@ -148,6 +149,13 @@ def affinity_of(row: tables.Affinity, pool: str) -> Affinity:
         round=row.round,
         imported=row.imported,
         measure_time=row.measure_time,
+        shrunk_score=row.shrunk_score,
+        eligible=row.eligible,
+        judged_score=row.judged_score,
+        judged_count=row.judged_count,
+        lift=row.lift,
+        lift_error=row.lift_error,
+        likelihood=row.likelihood,
     )
 
 
@@ -166,6 +174,18 @@ def operation_of(row: tables.Operation) -> Operation:
         update_time=row.update_time,
         end_time=row.end_time,
         cancel_requested=row.cancel_requested,
+        matching=_matching(row) if row.kind == "matching" else None,
+    )
+
+
+def _matching(row: tables.Operation) -> MatchingProgress:
+    asked = {
+        "strategy": row.request.get("strategy", ""),
+        "max_evaluations": row.request.get("max_evaluations") or 0,
+    }
+    known = MatchingProgress.model_fields
+    return MatchingProgress.model_validate(
+        {**asked, **{name: value for name, value in row.progress.items() if name in known}}
     )
 
 

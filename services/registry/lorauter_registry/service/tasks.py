@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import tuple_
-from sqlalchemy.dialects.postgresql import distinct_on
 from sqlmodel import Session, col, select
 
 from lorauter.errors import AlreadyExists
-from lorauter.identifiers import BASE, encode_generation
+from lorauter.identifiers import encode_generation
 from lorauter.metrics import metric
 from lorauter.prompts import GenerationSpec, PromptSpec, prompt_digest
 from lorauter.store import Write, tables
@@ -26,6 +24,7 @@ from lorauter_registry.domain.requests import (
 )
 from lorauter_registry.domain.resources import Task
 from lorauter_registry.service.base import Part, check_etag, touch
+from lorauter_registry.service.lifts import measured
 from lorauter_registry.service.lists import paginate
 from lorauter_registry.service.rows import task_of
 
@@ -126,25 +125,8 @@ class Tasks(Part):
         return self.changing(request, DeletedTask, change)
 
     def measured(self, session: Session, rows: Sequence[tables.Task]) -> list[Task]:
-        """Returns the tasks of rows with the scores of the base and of the best adapter."""
-        versions = [(row.id, row.version) for row in rows if row.version]
-        affinity = tables.Affinity
-        statement = (
-            select(affinity)
-            .where(
-                affinity.tenant == self.tenant,
-                tuple_(col(affinity.task_id), col(affinity.task_version)).in_(versions),
-            )
-            .ext(distinct_on(col(affinity.task_id)))
-        )
-        order = (col(affinity.task_id), col(affinity.score).desc(), col(affinity.adapter_id))
-        scores: dict[str, dict[str, Any]] = {}
-        if versions:
-            for base in session.exec(statement.where(affinity.adapter_id == BASE).order_by(*order)):
-                scores.setdefault(base.task_id, {})["base_score"] = base.score
-            for best in session.exec(statement.where(affinity.adapter_id != BASE).order_by(*order)):
-                values = {"best_score": best.score, "best_adapter": best.adapter_id}
-                scores.setdefault(best.task_id, {}).update(values)
+        """Returns the tasks of rows with what was measured on them."""
+        scores = measured(session, self.tenant, rows)
         return [task_of(row, scores.get(row.id)) for row in rows]
 
     def _renew(self, tx: Write, row: tables.Task) -> None:

@@ -1,23 +1,19 @@
-"""Adapters and affinities over REST."""
+"""Adapters over REST."""
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 
-from lorauter.errors import InvalidArgument
 from lorauter_registry.api.convert import checked
 from lorauter_registry.api.rest.http import Reading, Writing
 from lorauter_registry.domain.adapter_requests import (
     AdapterChange,
     AliasTarget,
     DisableAdapter,
-    ImportAffinities,
     ListAdapters,
     ListAdapterVersions,
-    ListAffinities,
     Recall,
     RegisterAdapter,
     RetireAdapter,
@@ -28,30 +24,12 @@ from lorauter_registry.domain.adapter_requests import (
 from lorauter_registry.domain.answers import (
     AdapterList,
     AdapterVersionList,
-    AffinityList,
-    ImportedAffinities,
 )
-from lorauter_registry.domain.csv_import import read_affinities
 from lorauter_registry.domain.fields import PageRequest
 from lorauter_registry.domain.requests import GetById
 from lorauter_registry.domain.resources import Adapter
 
 router = APIRouter()
-
-_IMPORT: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/ImportAffinities"}},
-            "text/csv": {
-                "schema": {
-                    "type": "string",
-                    "description": "A header that names an affinity's fields, then one affinity a line.",
-                }
-            },
-        },
-    }
-}
 
 
 @router.post("/v1/adapters", status_code=201, tags=["adapters"])
@@ -111,30 +89,3 @@ async def retire_adapter(adapter_id: str, http: Writing, body: Retirement | None
 async def disable_adapter(adapter_id: str, body: Recall, http: Writing) -> Adapter:
     """Recalls a version, or all of them: refused everywhere with the next generation."""
     return await http.write(http.registry.disable_adapter, DisableAdapter, body, id=adapter_id)
-
-
-@router.get("/v1/affinities", tags=["affinities"])
-async def list_affinities(query: Annotated[ListAffinities, Query()], http: Reading) -> AffinityList:
-    """Lists what was measured: scores of adapters on tasks."""
-    return await http.run(http.registry.list_affinities, query)
-
-
-@router.post("/v1/affinities", tags=["affinities"], openapi_extra=_IMPORT)
-async def import_affinities(request: Request, http: Writing) -> ImportedAffinities:
-    """Imports measured scores, as JSON or CSV. All of them are taken or none."""
-    body = await request.body()
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() == "text/csv":
-        asked = http.request(ImportAffinities, affinities=read_affinities(body))
-    else:
-        asked = http.request(ImportAffinities, checked(ImportAffinities, _object(body)))
-    return await http.run(http.registry.import_affinities, asked)
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument("MALFORMED_JSON", f"the body is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InvalidArgument("INVALID_FIELD", 'the body is not an object: send {"affinities": […]}')
-    return value

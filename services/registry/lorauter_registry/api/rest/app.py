@@ -11,12 +11,9 @@ from lorauter.errors import LorauterError
 from lorauter.server.http import create_app
 from lorauter.store import ping
 from lorauter_registry.api.calls import Calls
-from lorauter_registry.api.rest import adapters, operations, pools, tasks
+from lorauter_registry.api.rest import adapters, affinities, operations, pools, tasks
 from lorauter_registry.api.rest.http import Problem
-from lorauter_registry.domain.adapter_requests import ImportAffinities
-
-MAX_IMPORT_BYTES = 4 * 1024 * 1024
-"""Largest body of an import of affinities, at least; as large as a gRPC message."""
+from lorauter_registry.domain.affinity_requests import MAX_IMPORT_BYTES, ImportAffinities
 
 
 def create_rest(calls: Calls, max_body_bytes: int, max_validation_set_bytes: int) -> FastAPI:
@@ -37,7 +34,7 @@ def create_rest(calls: Calls, max_body_bytes: int, max_validation_set_bytes: int
     app = create_app("lorauter registry", readiness, limit)
     app.state.calls = calls
     app.state.max_validation_set_bytes = max_validation_set_bytes
-    for part in (pools, tasks, adapters, operations):
+    for part in (pools, tasks, adapters, affinities, operations):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

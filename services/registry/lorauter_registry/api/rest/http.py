@@ -78,7 +78,7 @@ class HttpWrite(Http):
 
         Raises InvalidArgument (CONFLICTING_HEADER) if a header and the body differ.
         """
-        data = body.model_dump(exclude_unset=True) if body is not None else {}
+        data = {name: getattr(body, name) for name in body.model_fields_set} if body is not None else {}
         for name in ("tags", "aliases"):
             if name in data and f"replace_{name}" in kind.model_fields:
                 data.setdefault(f"replace_{name}", True)

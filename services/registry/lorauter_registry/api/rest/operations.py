@@ -10,16 +10,10 @@ from fastapi.responses import StreamingResponse
 
 from lorauter_registry.api.convert import checked
 from lorauter_registry.api.rest.http import Reading, Writing
-from lorauter_registry.domain.adapter_requests import (
-    ActivateProfile,
-    CancelOperation,
-    GetGeneration,
-    ListOperations,
-    ListProfiles,
-    StartMatching,
-)
+from lorauter_registry.domain.adapter_requests import ActivateProfile, GetGeneration, ListProfiles
 from lorauter_registry.domain.answers import Generations, OperationList, ProfileList
 from lorauter_registry.domain.fields import WriteRequest
+from lorauter_registry.domain.operation_requests import CancelOperation, ListOperations, StartMatching
 from lorauter_registry.domain.requests import GetById
 from lorauter_registry.domain.resources import Operation, Profile
 from lorauter_registry.service.registry import Anything
