@@ -48,7 +48,9 @@ def shortened(best: Sequence[pb.Affinity], top: int) -> list[pb.Affinity]:
 
 
 def score_text(affinity: pb.Affinity) -> str:
-    """Returns the score with its standard error in %, such as `78.0 ± 4.1`."""
+    """Returns the score with its standard error in %, such as `78.0 ± 4.1`; `-` without examples."""
+    if not affinity.count:
+        return "-"
     return f"{100 * affinity.score:.1f} ± {100 * affinity.standard_error:.1f}"
 
 

@@ -87,7 +87,7 @@ def _matrices(
     for row, task in enumerate(tasks):
         for place, column in enumerate([(BASE, 0), *columns]):
             one = cells.get((task, *column))
-            if one is not None:
+            if one is not None and one.count:
                 scores[row, place], counts[row, place] = one.score, one.count
     return scores, counts / np.maximum(counts.max(axis=1, keepdims=True), 1)
 
