@@ -11,7 +11,7 @@ def exact_match(prediction: str, target: str) -> float:
     The normalisation is that and nothing more: case, punctuation and inner white space count. Only so does
     it agree with the check that a model's every greedy token is the target's, for targets without white
     space around them. Source: Exact Match of Rajpurkar et al. 2016, without that script's normalisation;
-    HELM's ``exact_match`` (Liang et al. 2022, appendix C.1).
+    HELM's ``exact_match`` (Liang et al. 2022, appendix C).
     """
     return float(prediction.strip() == target.strip())
 

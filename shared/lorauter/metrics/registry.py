@@ -6,14 +6,24 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from lorauter.errors import AlreadyExists, InvalidArgument, UnprocessableRequest
+from lorauter.metrics.choice_accuracy import CHOICE_ACCURACY
 from lorauter.metrics.exact_match import EXACT_MATCH
+from lorauter.metrics.json_match import JSON_MATCH
 from lorauter.metrics.likelihood import LIKELIHOOD
 from lorauter.metrics.metric import Metric
+from lorauter.metrics.numeric_match import NUMERIC_MATCH
+from lorauter.metrics.rouge import ROUGE_1, ROUGE_2, ROUGE_L
+from lorauter.metrics.token_f1 import TOKEN_F1
+from lorauter.metrics.translation import BLEU_METRIC, CHRF_METRIC
 
 GROUP = "lorauter.metrics"
 """The entry points under which an installed distribution offers metrics: ``name = "module:METRIC"``."""
 
-_BUILT_IN = (EXACT_MATCH, LIKELIHOOD)
+_BUILT_IN = (
+    *(EXACT_MATCH, CHOICE_ACCURACY, NUMERIC_MATCH, JSON_MATCH, TOKEN_F1),
+    *(ROUGE_1, ROUGE_2, ROUGE_L, BLEU_METRIC, CHRF_METRIC),
+    LIKELIHOOD,
+)
 _known = {metric.name: metric for metric in _BUILT_IN}
 
 METRIC_NAMES = tuple(sorted(_known))
