@@ -11,7 +11,7 @@ from lorauter.errors import FailedPrecondition, InvalidArgument, LorauterError, 
 
 T = TypeVar("T")
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 
 
 def _reads_every(target: str) -> None:
@@ -40,7 +40,9 @@ class Metric:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"metric name {self.name[:80]!r}: use a letter, then letters, digits, _ and -")
+            raise ValueError(
+                f"metric name {self.name[:80]!r}: use a letter, then at most 62 letters, digits, _ and -"
+            )
         if self.version < 1:
             raise ValueError(f"metric {self.name!r}: version {self.version} is below 1")
         if self.of_text is None and self.of_pass is None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlmodel import Session, col, select
 
-from lorauter.errors import AlreadyExists
+from lorauter.errors import AlreadyExists, InvalidArgument
 from lorauter.identifiers import encode_generation
 from lorauter.metrics import metric
 from lorauter.prompts import GenerationSpec, PromptSpec, prompt_digest
@@ -90,8 +90,8 @@ class Tasks(Part):
         """Changes a task.
 
         Another metric, prompt or generation setting makes a new version on the same examples, which is
-        measured again. Raises NotFound (TASK_NOT_FOUND), InvalidArgument (UNKNOWN_METRIC) or Conflict
-        (ETAG_MISMATCH).
+        measured again. Raises NotFound (TASK_NOT_FOUND), Conflict (ETAG_MISMATCH), or InvalidArgument
+        (UNKNOWN_METRIC, or UNREADABLE_TARGET and others of check_targets()); then nothing changes.
         """
         if request.metric is not None:
             metric(request.metric)
@@ -102,7 +102,7 @@ class Tasks(Part):
             before = (row.metric, digest_of(row))
             _apply(request, row)
             if row.version and before != (row.metric, digest_of(row)):
-                self._renew(tx, row)
+                self._renew(tx, row, check=row.metric != before[0])
             touch(row, tx)
             tx.owe("index", row.pool)
             return self.measured(tx.session, [row])[0]
@@ -129,8 +129,17 @@ class Tasks(Part):
         scores = measured(session, self.tenant, rows)
         return [task_of(row, scores.get(row.id)) for row in rows]
 
-    def _renew(self, tx: Write, row: tables.Task) -> None:
+    def _renew(self, tx: Write, row: tables.Task, check: bool) -> None:
         old = self.existing(tx.session, tables.TaskVersion, "task version", (row.id, row.version))
+        if check:
+            example = tables.ValidationExample
+            statement = select(example.target).where(
+                example.tenant == self.tenant,
+                example.task_id == row.id,
+                example.version == old.examples_version,
+            )
+            targets = statement.order_by(col(example.position)).execution_options(yield_per=1_000)
+            check_targets(row.metric, tx.session.exec(targets))
         row.version += 1
         row.state = "REGISTERED"
         tx.session.add(
@@ -146,6 +155,21 @@ class Tasks(Part):
                 create_time=tx.now,
             )
         )
+
+
+def check_targets(name: str, targets: Iterable[str]) -> None:
+    """Checks that a metric can read targets, which are given in their examples' order.
+
+    Raises InvalidArgument (UNREADABLE_TARGET, UNKNOWN_METRIC, METRIC_CLASH, BROKEN_METRIC); the metadata
+    ``example`` is the place of the first that it cannot read, counted from 1.
+    """
+    known = metric(name)
+    for place, target in enumerate(targets, 1):
+        try:
+            known.check_target(target)
+        except InvalidArgument as error:
+            message = f"example {place}: {error.message}; nothing was changed"
+            raise type(error)(error.reason, message, **{**error.metadata, "example": str(place)}) from error
 
 
 def digest_of(row: tables.Task) -> str:

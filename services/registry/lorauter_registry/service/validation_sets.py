@@ -15,7 +15,7 @@ from lorauter_registry.domain.requests import ListValidationExamples, PutValidat
 from lorauter_registry.domain.resources import Task, ValidationExample
 from lorauter_registry.service.base import check_etag, touch
 from lorauter_registry.service.lists import MAX_PAGE_BYTES, scope_of
-from lorauter_registry.service.tasks import Tasks, digest_of
+from lorauter_registry.service.tasks import Tasks, check_targets, digest_of
 
 
 class ValidationSets(Tasks):
@@ -25,8 +25,8 @@ class ValidationSets(Tasks):
         """Replaces a task's validation set as a whole and makes a new version.
 
         The set that the task has already makes no new version and no generation. Raises NotFound
-        (TASK_NOT_FOUND), Conflict (ETAG_MISMATCH) or InvalidArgument (EMPTY_VALIDATION_SET); then
-        nothing changes.
+        (TASK_NOT_FOUND), Conflict (ETAG_MISMATCH), or InvalidArgument (EMPTY_VALIDATION_SET, or
+        UNREADABLE_TARGET and others of check_targets()); then nothing changes.
         """
         examples.complete()
 
@@ -38,6 +38,7 @@ class ValidationSets(Tasks):
             if current is not None and current.examples_digest == examples.digest:
                 tx.withdraw()
                 return self.measured(tx.session, [row])[0]
+            check_targets(row.metric, (target for _, target in examples.rows))
             self._replace(tx, row, examples)
             touch(row, tx)
             tx.owe("index", row.pool)
