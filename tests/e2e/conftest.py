@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -38,3 +41,39 @@ def connect(addresses: Addresses) -> Client:
     return Client(
         registry=addresses.registry_grpc, router=addresses.router_grpc, gateway=addresses.gateway_grpc
     )
+
+
+class Command:
+    """Runs `lorauter` against a suite."""
+
+    program = (sys.executable, "-c", "from lorauter_suite.cli import main; main()")
+
+    def __init__(self, addresses: Addresses) -> None:
+        self.environment = {
+            **os.environ,
+            "LORAUTER_REGISTRY_ADDRESS": addresses.registry_grpc,
+            "LORAUTER_ROUTER_ADDRESS": addresses.router_grpc,
+            "LORAUTER_GATEWAY_ADDRESS": addresses.gateway_grpc,
+            "LORAUTER_REGISTRY_URL": addresses.registry_http,
+        }
+
+    def __call__(
+        self, *arguments: str, status: int = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Returns what a command printed; fails unless it ends with ``status``."""
+        done = subprocess.run(
+            [*self.program, *arguments],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+
+@pytest.fixture
+def lorauter(addresses: Addresses) -> Command:
+    """The command, against the suite of this session."""
+    return Command(addresses)

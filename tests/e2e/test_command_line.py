@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,39 +15,7 @@ from lorauter_suite.suite import Addresses
 EXIT_REFUSED = 1
 EXIT_UNREACHABLE = 3
 
-
-class Command:
-    """Runs `lorauter` against a suite."""
-
-    def __init__(self, addresses: Addresses) -> None:
-        self._environment = {
-            **os.environ,
-            "LORAUTER_REGISTRY_ADDRESS": addresses.registry_grpc,
-            "LORAUTER_ROUTER_ADDRESS": addresses.router_grpc,
-            "LORAUTER_GATEWAY_ADDRESS": addresses.gateway_grpc,
-            "LORAUTER_REGISTRY_URL": addresses.registry_http,
-        }
-
-    def __call__(
-        self, *arguments: str, status: int = 0, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Returns what a command printed; fails unless it ends with ``status``."""
-        done = subprocess.run(
-            [sys.executable, "-c", "from lorauter_suite.cli import main; main()", *arguments],
-            env={**self._environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == status, done.stderr
-        assert "Traceback" not in done.stderr
-        return done
-
-
-@pytest.fixture
-def lorauter(addresses: Addresses) -> Command:
-    """The command, against the suite of this session."""
-    return Command(addresses)
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_task_is_followed_until_it_is_matched(lorauter: Command, tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ def list_all(
         print(affinity_files.to_csv(flat), end="")
     else:
         _print_groups(groups, SHOWN if top is None else top, quarantined)
+        if top is None and any(len(best) > SHOWN + 1 for best in groups.values()):
+            err.print("--top 0 shows all", style="dim")
+        _print_quarantined(quarantined)
 
 
 @app.command("export")
@@ -153,24 +156,25 @@ def _print_groups(
         table.add_row(f"[bold cyan]{escape(task)}[/]")
         shown = evidence.shortened(best, top)
         for one in shown:
-            table.add_row(*_cells(one, quarantined), style="dim" if one.adapter_id == evidence.BASE else "")
+            table.add_row(
+                *_cells(one, one.adapter_id in quarantined),
+                style="dim" if one.adapter_id == evidence.BASE else "",
+            )
         if len(shown) < len(best):
             table.add_row(f"  … {len(best) - len(shown):,} more", style="dim")
     out.print(table)
-    if any(len(best) > len(evidence.shortened(best, top)) for best in groups.values()):
-        err.print("--top 0 shows all", style="dim")
-    if quarantined:
-        err.print(f"quarantined: {len(quarantined):,} adapters", style="yellow")
-        for name, reason in list(quarantined.items())[:SHOWN]:
-            err.print(f"  {name}: {reason}", markup=False, soft_wrap=True, highlight=False)
-        if len(quarantined) > SHOWN:
-            err.print("  … `lorauter adapter list --state quarantined` shows all", markup=False)
 
 
-def _cells(one: pb.Affinity, quarantined: Mapping[str, str]) -> tuple[str, ...]:
+def _print_quarantined(quarantined: Mapping[str, str]) -> None:
+    for name, reason in list(quarantined.items())[:SHOWN]:
+        err.print(f"quarantined: {name}: {reason}", style="yellow", markup=False, soft_wrap=True)
+    if len(quarantined) > SHOWN:
+        more = f"… and {len(quarantined) - SHOWN:,} more: `lorauter adapter list --state quarantined`"
+        err.print(more, style="yellow", markup=False, soft_wrap=True)
+
+
+def _cells(one: pb.Affinity, is_quarantined: bool) -> tuple[str, ...]:
     mark = "[green]eligible[/]" if one.eligible else ""
-    if one.adapter_id in quarantined:
-        mark = "[yellow]quarantined[/]"
     return (
         f"  {escape(one.adapter_id)}",
         str(one.adapter_version or "-"),
@@ -179,17 +183,19 @@ def _cells(one: pb.Affinity, quarantined: Mapping[str, str]) -> tuple[str, ...]:
         evidence.routed_text(one),
         evidence.lift_text(one),
         evidence.round_text(one),
-        mark,
+        "[yellow]quarantined[/]" if is_quarantined else mark,
     )
 
 
 def _placed(error: LorauterError, file: Path, places: Sequence[str]) -> LorauterError:
     """Says where in the file an affinity stands that the registry names by its index."""
-    message = re.sub(
-        r"affinities\[(\d+)\]",
-        lambda found: f"{file}, {places[int(found[1])]}" if int(found[1]) < len(places) else found[0],
-        error.message,
-    )
+
+    def place(found: re.Match[str]) -> str:
+        number, field = int(found[1]), found[2]
+        where = f"{file}, {places[number] if number < len(places) else found[0]}"
+        return f"{where}, {field}" if field else where
+
+    message = re.sub(r"affinities\[(\d+)\](?:\.(\w+))?", place, error.message)
     return type(error)(error.reason, message, **error.metadata)
 
 

@@ -59,6 +59,8 @@ class View:
     def __rich__(self) -> RenderableType:
         """Returns what a terminal shows."""
         operation, matching = self.operation, self.operation.matching
+        if not operation.id:
+            return Text()
         grid = Table.grid(padding=(0, 2))
         pace = f" · {' · '.join(self._paced())}" if self._paced() else ""
         grid.add_row("evaluations", _bar(operation.done, operation.total), self._counted("") + pace)
@@ -71,7 +73,7 @@ class View:
             grid.add_row("quarantined", Text(f"{matching.quarantined_count:,}", style="yellow"), "adapters")
         strategy = f" by {matching.strategy}" if matching.strategy else ""
         head = Text.assemble(
-            (f"{operation.kind or 'operation'} of {operation.pool}{strategy}", "bold"),
+            (f"{operation.kind} of {operation.pool}{strategy}", "bold"),
             f"  {state_of(operation)}  {operation.message}".rstrip(),
         )
         return Group(head, grid)
