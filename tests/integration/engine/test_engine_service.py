@@ -122,7 +122,7 @@ async def test_a_row_fails_alone_when_its_numbers_overflow(parts, pool) -> None:
             *(parts.engine.generate(job) for job in (good, bad, good)), return_exceptions=True
         )
         assert isinstance(results[1], Internal)
-        assert results[1].reason == "GENERATION_FAILED"
+        assert results[1].reason == "OUTPUT_NOT_FINITE"
         for result in (results[0], results[2]):
             assert not isinstance(result, BaseException)
             assert result.finish.text == expected

@@ -36,7 +36,18 @@ class ScoredItem(_Item):
     target: str
 
 
-class ScoreRequest(Body):
+class _Bulk(Body):
+    """What both bodies share. With ``partial``, an item that fails does not fail the others.
+
+    It is answered ``{"error", "reason", "fault"}``. fault: ``item`` (the prompt or target is at fault),
+    ``adapter`` (it does not load), ``output`` (logits that are not finite) or ``busy`` (adapters in use fill
+    the memory: ask again). Without it the first failure is the answer to the call.
+    """
+
+    partial: bool = False
+
+
+class ScoreRequest(_Bulk):
     """Body of /score."""
 
     items: Annotated[list[ScoredItem], Field(max_length=MAX_ITEMS)]
@@ -46,7 +57,7 @@ class BulkItem(_Item):
     """A prompt to be continued."""
 
 
-class GenerateBatchRequest(Body):
+class GenerateBatchRequest(_Bulk):
     """Body of /generate_batch. The parameters hold for all items; each has its own adapters."""
 
     items: Annotated[list[BulkItem], Field(max_length=MAX_ITEMS)]

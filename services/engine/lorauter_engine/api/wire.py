@@ -25,6 +25,7 @@ RETRY_SECONDS = "1"
 
 _BY_REASON = {
     "GENERATION_FAILED": (424, "generation"),
+    "OUTPUT_NOT_FINITE": (424, "generation"),
     "TEMPLATE_ERROR": (422, "template_error"),
     "ENGINE_STOPPING": (503, "unhealthy"),
 }

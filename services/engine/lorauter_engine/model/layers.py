@@ -74,7 +74,9 @@ class GatheringHead(nn.Module):
         y: Tensor = self.base(wanted)
         if context.plan is not None:
             for matrices, coefficients in expand(context.plan, self.name, context.rows):
-                y = y + ((wanted @ matrices.a.T) * coefficients) @ matrices.b_t
+                low = (wanted @ matrices.a.T) * coefficients
+                # An infinity of one row's adapter times another row's zero is no number.
+                y = y + low.masked_fill_(coefficients == 0, 0.0) @ matrices.b_t
         return y
 
 

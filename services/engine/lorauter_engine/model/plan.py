@@ -29,11 +29,15 @@ class Matrices:
 
 @dataclass(frozen=True, slots=True)
 class ResidentAdapter:
-    """An adapter in the model's memory. ``modules`` is keyed by full module name."""
+    """An adapter in the model's memory. ``modules`` is keyed by full module name.
+
+    ``is_tame``: its numbers are so small that zero times what it makes of a row is zero, and never NaN.
+    """
 
     digest: str
     modules: Mapping[str, Matrices]
     size_bytes: int
+    is_tame: bool = True
 
 
 AdapterSet = tuple[tuple[ResidentAdapter, float], ...]
@@ -89,14 +93,15 @@ def plan_batch(sets: Sequence[AdapterSet], tokens_per_row: int, known: Concatena
 
     Rows that follow one another with the same adapters form a segment. Either each segment multiplies its
     own adapters only, or all rows multiply all adapters in use and zeros cancel the others: whichever costs
-    less. Both compute sum_i w_i s_i B_i A_i x for each row.
+    less, unless zeros do not cancel. Both compute sum_i w_i s_i B_i A_i x for each row.
     """
     if not any(sets):
         return None
     segments = _segments(sets)
     distinct = {adapter.digest: adapter for entries in sets for adapter, _ in entries}
     plan = BatchPlan(len(sets))
-    if len(segments) > 1 and _union_is_cheaper(segments, distinct, tokens_per_row, len(sets)):
+    can_cancel = all(adapter.is_tame for adapter in distinct.values())
+    if len(segments) > 1 and can_cancel and _union_is_cheaper(segments, distinct, tokens_per_row, len(sets)):
         union = tuple(distinct[digest] for digest in sorted(distinct))
         segments = [(0, len(sets), union)]
     for start, end, adapters in segments:

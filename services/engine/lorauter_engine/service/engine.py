@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from lorauter.errors import LorauterError
 from lorauter_engine.domain.values import Finish, Job, Score, ScoreItem, Step
@@ -17,6 +18,10 @@ from lorauter_engine.service.residency import Residency
 from lorauter_engine.service.rows import Row
 from lorauter_engine.service.scheduler import Scheduler, overloaded
 from lorauter_engine.service.scoring import Scoring
+
+Value = TypeVar("Value")
+Pairs = tuple[tuple[str, float], ...]
+"""Digests and weights, as in a Job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,30 @@ class Engine:
 
     async def generate_all(self, jobs: Sequence[Job], is_bulk: bool = True) -> list[Completed]:
         """Returns all generations in order; the first failure is raised and cancels the rest."""
-        sets = await self._acquire([job.adapters for job in jobs])
+        sets = _all_of(await self._acquire([job.adapters for job in jobs], must_all=True))
+        with self._started(jobs, sets, is_bulk) as futures:
+            return list(await asyncio.gather(*futures))
+
+    async def generate_each(self, jobs: Sequence[Job]) -> list[Completed | LorauterError]:
+        """Returns each generation, or why it failed, in order. Bulk work. Raises LorauterError."""
+        sets = await self._acquire([job.adapters for job in jobs], must_all=False)
+        outcomes: list[Completed | LorauterError] = []
+        runs = [(job, got) for job, got in zip(jobs, sets, strict=True) if not isinstance(got, LorauterError)]
+        with self._started([job for job, _ in runs], [got for _, got in runs], True) as futures:
+            ended = iter(await asyncio.gather(*futures, return_exceptions=True))
+        for got in sets:
+            outcome = got if isinstance(got, LorauterError) else next(ended)
+            if not isinstance(outcome, Completed | LorauterError):
+                assert isinstance(outcome, BaseException)
+                raise outcome
+            outcomes.append(outcome)
+        return outcomes
+
+    @contextlib.contextmanager
+    def _started(
+        self, jobs: Sequence[Job], sets: Sequence[AdapterSet], is_bulk: bool
+    ) -> Iterator[list[asyncio.Future[Completed]]]:
+        """Submits rows and lends their futures; rows that still run at the end are cancelled."""
         collected = [_Collected() for _ in jobs]
         rows = [
             self._row(job, adapters, each.take)
@@ -100,14 +128,14 @@ class Engine:
         order = sorted(range(len(rows)), key=lambda i: (jobs[i].adapters, len(jobs[i].prompt_ids)))
         self._submit(rows, [rows[place] for place in order], is_bulk)
         try:
-            return list(await asyncio.gather(*(asyncio.wrap_future(each.done) for each in collected)))
+            yield [asyncio.wrap_future(each.done) for each in collected]
         finally:
             for row in rows:
                 row.cancel()
 
     async def stream(self, job: Job) -> AsyncGenerator[Step, None]:
         """Yields the steps of a generation as they are made. Raises LorauterError."""
-        (adapters,) = await self._acquire([job.adapters])
+        (adapters,) = _all_of(await self._acquire([job.adapters], must_all=True))
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Step | LorauterError] = asyncio.Queue()
 
@@ -130,11 +158,25 @@ class Engine:
             row.cancel()
 
     async def score(self, items: Sequence[ScoreItem]) -> list[Score]:
-        """Returns the scores in order. Raises LorauterError."""
-        sets = await self._acquire([item.adapters for item in items])
-        done: Future[list[Score]] = Future()
+        """Returns the scores in order; the first failure is raised."""
+        sets = _all_of(await self._acquire([item.adapters for item in items], must_all=True))
+        return _all_of(await self._score(items, sets))
 
-        def take(result: list[Score] | LorauterError) -> None:
+    async def score_each(self, items: Sequence[ScoreItem]) -> list[Score | LorauterError]:
+        """Returns each score, or why there is none, in order. Raises LorauterError if none can be made."""
+        sets = await self._acquire([item.adapters for item in items], must_all=False)
+        runs = [
+            (item, got) for item, got in zip(items, sets, strict=True) if not isinstance(got, LorauterError)
+        ]
+        scores = iter(await self._score([item for item, _ in runs], [got for _, got in runs]) if runs else [])
+        return [got if isinstance(got, LorauterError) else next(scores) for got in sets]
+
+    async def _score(
+        self, items: Sequence[ScoreItem], sets: Sequence[AdapterSet]
+    ) -> list[Score | LorauterError]:
+        done: Future[list[Score | LorauterError]] = Future()
+
+        def take(result: list[Score | LorauterError] | LorauterError) -> None:
             if not done.set_running_or_notify_cancel():
                 return
             if isinstance(result, LorauterError):
@@ -163,31 +205,49 @@ class Engine:
             self._release([row.adapters for row in rows])
             raise
 
-    async def _acquire(self, wanted: Sequence[tuple[tuple[str, float], ...]]) -> list[AdapterSet]:
-        """Loads and pins; if the caller goes away meanwhile, what was pinned is released."""
+    async def _acquire(self, wanted: Sequence[Pairs], must_all: bool) -> list[AdapterSet | LorauterError]:
+        """Loads and pins; if the caller goes away meanwhile, what was pinned is released.
+
+        With ``must_all`` the first failure is raised, else it stands in its adapters' place.
+        """
         if not any(wanted):
             return [() for _ in wanted]
-        task = asyncio.create_task(asyncio.to_thread(self._acquire_all, wanted))
+        task = asyncio.create_task(asyncio.to_thread(self._acquire_all, wanted, must_all))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             task.add_done_callback(self._release_result)
             raise
 
-    def _acquire_all(self, wanted: Sequence[tuple[tuple[str, float], ...]]) -> list[AdapterSet]:
-        sets: list[AdapterSet] = []
-        try:
-            for pairs in wanted:
-                sets.append(self._residency.acquire(pairs))
-        except LorauterError:
-            self._release(sets)
-            raise
+    def _acquire_all(self, wanted: Sequence[Pairs], must_all: bool) -> list[AdapterSet | LorauterError]:
+        sets: list[AdapterSet | LorauterError] = []
+        failed: dict[Pairs, LorauterError] = {}
+        for pairs in wanted:
+            try:
+                sets.append(failed.get(pairs) or self._residency.acquire(pairs))
+            except LorauterError as error:
+                if must_all:
+                    self._release(sets)
+                    raise
+                failed[pairs] = error
+                sets.append(error)
         return sets
 
-    def _release_result(self, task: asyncio.Task[list[AdapterSet]]) -> None:
+    def _release_result(self, task: asyncio.Task[list[AdapterSet | LorauterError]]) -> None:
         if not task.cancelled() and task.exception() is None:
             self._release(task.result())
 
-    def _release(self, sets: Sequence[AdapterSet]) -> None:
+    def _release(self, sets: Sequence[AdapterSet | LorauterError]) -> None:
         for adapters in sets:
-            self._residency.release(adapters)
+            if not isinstance(adapters, LorauterError):
+                self._residency.release(adapters)
+
+
+def _all_of(outcomes: Sequence[Value | LorauterError]) -> list[Value]:
+    """Returns the outcomes; raises the first that is an error."""
+    values = []
+    for outcome in outcomes:
+        if isinstance(outcome, LorauterError):
+            raise outcome
+        values.append(outcome)
+    return values

@@ -165,7 +165,7 @@ class Residency:
 
 def make_resident(digest: str, weights: Mapping[str, LoraWeights], placement: Placement) -> ResidentAdapter:
     """Moves an adapter's matrices to the model's device; its scales go into B before rounding."""
-    size = 0
+    size, largest = 0, 0.0
     modules: dict[str, Matrices] = {}
     for name, lora in weights.items():
         a = torch.from_numpy(lora.a.copy()).to(placement.device, placement.dtype)
@@ -174,7 +174,9 @@ def make_resident(digest: str, weights: Mapping[str, LoraWeights], placement: Pl
         columns = torch.zeros(a.shape[0], dtype=torch.long, device=placement.device)
         modules[name] = Matrices(a, b_t, columns, ((0, a.shape[0]),))
         size += (a.numel() + b_t.numel()) * a.element_size()
-    return ResidentAdapter(digest, modules, size)
+        largest = max(largest, float(a.abs().max()), float(b_t.abs().max()))
+    is_tame = largest < math.sqrt(torch.finfo(placement.dtype).max)
+    return ResidentAdapter(digest, modules, size, is_tame)
 
 
 def normalise(pairs: Sequence[tuple[str, float]], max_adapters: int) -> tuple[tuple[str, float], ...]:

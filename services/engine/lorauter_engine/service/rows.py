@@ -95,11 +95,7 @@ class Row:
     def fail(self) -> None:
         """Ends the row because the model's numbers are no longer finite."""
         self.is_ended = True
-        self.sink(
-            Internal(
-                "GENERATION_FAILED", "the model's output is not finite: use smaller adapter weights or others"
-            )
-        )
+        self.sink(not_finite())
 
     def remember_prefill(self, logprobs: list[float]) -> None:
         """Notes the log probability of each prompt token but the first."""
@@ -136,3 +132,10 @@ class Row:
             inference_seconds=time.monotonic() - self.started,
             prefill=self.prefill,
         )
+
+
+def not_finite() -> Internal:
+    """Returns the error for a prompt whose logits overflowed or are no numbers."""
+    return Internal(
+        "OUTPUT_NOT_FINITE", "the model's output is not finite: use smaller adapter weights or others"
+    )

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from lorauter.errors import Internal, LorauterError
+from lorauter.errors import LorauterError
 from lorauter_engine import metrics
 from lorauter_engine.domain.values import Score, ScoreItem
 from lorauter_engine.model.network import Network
 from lorauter_engine.model.plan import AdapterSet, Concatenations, plan_batch
+from lorauter_engine.service.rows import not_finite
 
 _BUCKET = math.log(1.15)
 """Items whose lengths differ by more than 15 % do not share a pass, which bounds the padding."""
@@ -20,13 +21,11 @@ _BUCKET = math.log(1.15)
 LOGITS = 2**26
 """Most logits of one pass: 256 MiB."""
 
-LOGITS = 2**26
-"""Most logits of one pass: 256 MiB."""
-
 _SHORT = 16
 """Up to this many tokens all lengths share a pass."""
 
-Done = Callable[[list[Score] | LorauterError], None]
+Scored = Score | LorauterError
+Done = Callable[[list[Scored] | LorauterError], None]
 
 
 class Scoring:
@@ -80,13 +79,14 @@ class Scoring:
         return True
 
     def finish(self) -> None:
-        """Hands the scores over."""
-        scores = [score for score in self._scores if score is not None]
-        if all(math.isfinite(score.logprob) for score in scores):
-            self.done(scores)
-        else:
-            message = "the model's output is not finite: use smaller adapter weights or others"
-            self.done(Internal("GENERATION_FAILED", message))
+        """Hands over the scores, with an error for each item whose numbers are not finite."""
+        self.done(
+            [
+                score if math.isfinite(score.logprob) else not_finite()
+                for score in self._scores
+                if score is not None
+            ]
+        )
 
 
 def slices(items: Sequence[ScoreItem], budget: int, max_targets: int) -> Iterator[list[int]]:
