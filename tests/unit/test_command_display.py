@@ -125,7 +125,7 @@ def test_what_is_left_is_said_when_an_operation_was_stopped() -> None:
     stopped.state = pb.OPERATION_STATE_CANCELLED
     stopped.end_time.GetCurrentTime()
     assert is_unfinished(stopped)
-    assert "left: 20 tasks, about 400 evaluations; what was measured is kept" in outcome(stopped)
+    assert "left: 20 tasks, about 400 evaluations; the same `lorauter match`" in outcome(stopped)
     done = operation(500, 500, done_task_count=24)
     done.state = pb.OPERATION_STATE_SUCCEEDED
     assert not is_unfinished(done)

@@ -105,8 +105,8 @@ def follow(client: Client, operation_id: str, console: Console = err) -> pb.Oper
         operation = _show(_updates(client, operation_id), console)
     except KeyboardInterrupt:
         console.print(
-            f"\nthe operation goes on: `lorauter operation watch {operation_id}` shows it again, "
-            f"`lorauter operation cancel {operation_id}` stops it",
+            f"\nthe operation goes on\n  lorauter operation watch {operation_id}   shows it again\n"
+            f"  lorauter operation cancel {operation_id}  stops it",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -132,10 +132,10 @@ def outcome(operation: pb.Operation) -> str:
     line = ", ".join(parts)
     if operation.HasField("end_time") and is_unfinished(operation):
         tasks = matching.task_count - matching.done_task_count
-        line += (
-            f"\nleft: {tasks:,} tasks, about {max(operation.total - operation.done, 0):,} evaluations; "
-            "what was measured is kept, and the same `lorauter match` goes on from there"
-        )
+        left = [f"{tasks:,} task{'' if tasks == 1 else 's'}"] if tasks else []
+        if operation.total > operation.done:
+            left.append(f"about {operation.total - operation.done:,} evaluations")
+        line += f"\nleft: {', '.join(left) or 'all of it'}; the same `lorauter match` goes on from there"
     return line
 
 
