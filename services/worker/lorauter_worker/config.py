@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from lorauter.encoder import DEFAULT_ENCODER
+from lorauter.matching import DEFAULT_STRATEGY, STRATEGY_NAMES
 from lorauter.settings import HttpUrl, PostgresUrl, RedisUrl, ServiceSettings, url_field
 
 Topic = Literal["index", "matching"]
@@ -59,6 +60,17 @@ class Settings(ServiceSettings):
     matching_examples: int = Field(
         256, ge=1, le=100_000, description="Most examples of a task that an adapter is measured on."
     )
+    matching_strategy: str = Field(
+        DEFAULT_STRATEGY,
+        description=f"Strategy of matchings that name none: one of {', '.join(STRATEGY_NAMES)}.",
+    )
+    matching_rate: float = Field(
+        0.0,
+        ge=0,
+        le=1_000_000,
+        description="Most evaluations per second of one child process, where a backend serves as well; "
+        "0: no limit, else at least 0.1.",
+    )
     evaluation_timeout_seconds: float = Field(
         100.0, ge=1, le=170, description="How long one call to a backend may take, with its retries."
     )
@@ -71,6 +83,20 @@ class Settings(ServiceSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        return value
+
+    @field_validator("matching_strategy")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in STRATEGY_NAMES:
+            raise ValueError(f"LORAUTER_MATCHING_STRATEGY must be one of {', '.join(STRATEGY_NAMES)}")
+        return value
+
+    @field_validator("matching_rate")
+    @classmethod
+    def _ends_within_a_slice(cls, value: float) -> float:
+        if 0 < value < 0.1:
+            raise ValueError("LORAUTER_MATCHING_RATE must be 0 or at least 0.1")
         return value
 
     @model_validator(mode="after")

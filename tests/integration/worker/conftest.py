@@ -40,14 +40,14 @@ class Registry:
             tx.owe("index", POOL)
         return tx.generation
 
-    def add_backend(self, url: str, state: str = "ACTIVE") -> int:
+    def add_backend(self, url: str, state: str = "ACTIVE", kind: str = "ENGINE") -> int:
         with write(self.engine, self.tenant) as tx:
             tx.session.add(
                 tables.Backend(
                     tenant=self.tenant,
-                    id="engine",
+                    id=kind.lower(),
                     pool=POOL,
-                    kind="ENGINE",
+                    kind=kind,
                     url=url,
                     state=state,
                     generation=tx.generation,
@@ -154,7 +154,7 @@ class Registry:
                     score=score,
                     count=10,
                     standard_error=0.1,
-                    **fields,
+                    **{"shrunk_score": score, **fields},
                 )
             )
             tx.owe("index", POOL)

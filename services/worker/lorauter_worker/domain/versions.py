@@ -28,11 +28,15 @@ _KNOWN = frozenset({"ACTIVE", "DRAINING", *REFUSALS})
 """States in which routers know a version; the others never were servable."""
 
 
+def active_versions(versions: Sequence[Version]) -> list[int]:
+    """Returns the versions that may be served, oldest first."""
+    return sorted(version.version for version in versions if version.state == "ACTIVE")
+
+
 def matched_versions(aliases: Mapping[str, int], versions: Sequence[Version]) -> list[int]:
     """Returns the versions worth measuring: the one that is served, and the newest active one."""
     states = {version.version: version.state for version in versions}
-    active = [version for version, state in states.items() if state == "ACTIVE"]
-    return sorted({served_version(aliases, states), max(active, default=0)} - {0})
+    return sorted({served_version(aliases, states), max(active_versions(versions), default=0)} - {0})
 
 
 def routed_version(
@@ -45,7 +49,7 @@ def routed_version(
     """
     states = {version.version: version.state for version in versions}
     served = served_version(aliases, states)
-    active = sorted((version for version, state in states.items() if state == "ACTIVE"), reverse=True)
+    active = active_versions(versions)[::-1]
     order = [served, *active] if served else active
     return max(order, key=lambda version: measured.get(version, 0), default=0)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, TextClause, text
 from sqlmodel import Session, select
 
-from lorauter.store.tables import Operation, Outbox, Pool
-from lorauter_worker.domain.cells import Scope, TaskPlan, plan
-from lorauter_worker.service.cells import matching_arms, matching_tasks
-from lorauter_worker.service.state import PoolState, TaskState, lock_generation, read_pool
+from lorauter.store.tables import Operation, Pool
+from lorauter_worker.domain.matching_request import MatchingRequest
+from lorauter_worker.service import outbox
+from lorauter_worker.service.lacking import Lack, read_arms, read_lacking
+from lorauter_worker.service.state import lock_generation
 
 KIND = "matching"
 """The kind of operations that this makes."""
@@ -19,6 +21,14 @@ KIND = "matching"
 _UNDER_WAY = text(
     "SELECT EXISTS (SELECT 1 FROM operation WHERE tenant = :tenant AND pool = :pool AND kind = 'matching' "
     "AND state IN ('PENDING', 'RUNNING'))"
+)
+_HAS_BACKEND = text(
+    "SELECT EXISTS (SELECT 1 FROM backend WHERE tenant = :tenant AND pool = :pool AND state = 'ACTIVE')"
+)
+_UNMATCHED = text(
+    "SELECT id, create_time, version FROM task WHERE tenant = :tenant AND pool = :pool "
+    "AND state IN ('EMBEDDED', 'MATCHING') AND EXISTS (SELECT 1 FROM affinity a "
+    "WHERE a.tenant = task.tenant AND a.task_id = task.id AND a.task_version = task.version)"
 )
 _MATCHED = text(
     "UPDATE task SET state = 'MATCHED', update_time = clock_timestamp() "
@@ -39,11 +49,11 @@ _STOPPED = text(
 
 
 def start_matchings(engine: Engine, tenant: str) -> int:
-    """Creates a matching for every pool that has unmeasured cells and a backend to measure them.
+    """Creates a matching for every pool that lacks affinities and has a backend to measure them.
 
     Pools with a matching under way are left alone; its end looks here again. Where the last one was
-    cancelled none starts by itself before a newer task or adapter version asks for it. Tasks without
-    unmeasured cells become MATCHED. Returns the number of matchings created.
+    cancelled, or stopped by its budget, none starts by itself before a newer task or adapter version asks
+    for it. Tasks that lack nothing become MATCHED. Returns the number of matchings created.
     """
     with Session(engine) as session:
         pools = session.exec(select(Pool.id).where(Pool.tenant == tenant)).all()
@@ -52,51 +62,41 @@ def start_matchings(engine: Engine, tenant: str) -> int:
 
 def _look_at(session: Session, tenant: str, pool_id: str) -> bool:
     """Looks at one pool in a transaction of its own; returns whether a matching was created."""
-    pool = None if _is_under_way(session, tenant, pool_id) else read_pool(session, tenant, pool_id)
+    at = {"tenant": tenant, "pool": pool_id}
     created = False
-    if pool is not None:
-        plans = plan(matching_tasks(pool, most=1), matching_arms(pool), Scope())
-        matched = _newly_matched(pool, plans)
-        wanted = _is_wanted(pool, plans) and not _is_stopped(session, tenant, pool_id)
+    if not _is(session, _UNDER_WAY, at):
+        lacking = read_lacking(session, tenant, pool_id, read_arms(session, tenant, pool_id))
+        matched = _newly_matched(session, lacking, at)
+        wanted = _is_wanted(session, lacking, at)
         if matched or wanted:
             lock_generation(session.connection(), tenant)
             _mark_matched(session, tenant, matched)
-            created = wanted and not _is_under_way(session, tenant, pool_id)
+            created = wanted and not _is(session, _UNDER_WAY, at)
             if created:
                 _create(session, tenant, pool_id)
     session.commit()
     return created
 
 
-def _is_under_way(session: Session, tenant: str, pool_id: str) -> bool:
-    values = {"tenant": tenant, "pool": pool_id}
-    return bool(session.connection().execute(_UNDER_WAY, values).scalar_one())
+def _is(session: Session, statement: TextClause, at: Mapping[str, str]) -> bool:
+    return bool(session.connection().execute(statement, at).scalar_one())
 
 
-def _is_wanted(pool: PoolState, plans: Sequence[TaskPlan]) -> bool:
-    has_backend = any(row.kind == "ENGINE" and row.state == "ACTIVE" for row in pool.backends)
-    return has_backend and any(plan.task.state != "REGISTERED" for plan in plans)
+def _is_wanted(session: Session, lacking: Sequence[Lack], at: Mapping[str, str]) -> bool:
+    is_ready = any(lack.state != "REGISTERED" for lack in lacking)
+    return is_ready and _is(session, _HAS_BACKEND, at) and not _is(session, _STOPPED, at)
 
 
-def _is_stopped(session: Session, tenant: str, pool_id: str) -> bool:
-    values = {"tenant": tenant, "pool": pool_id}
-    return bool(session.connection().execute(_STOPPED, values).scalar_one())
+def _newly_matched(session: Session, lacking: Sequence[Lack], at: Mapping[str, str]) -> list[Any]:
+    unfinished = {lack.task_id for lack in lacking}
+    return [row for row in session.connection().execute(_UNMATCHED, at) if row.id not in unfinished]
 
 
-def _newly_matched(pool: PoolState, plans: Sequence[TaskPlan]) -> list[TaskState]:
-    unfinished = {plan.task.task_id for plan in plans}
-    return [
-        task
-        for task in pool.tasks
-        if task.affinities and task.row.id not in unfinished and task.row.state in ("EMBEDDED", "MATCHING")
-    ]
-
-
-def _mark_matched(session: Session, tenant: str, tasks: Sequence[TaskState]) -> None:
+def _mark_matched(session: Session, tenant: str, tasks: Sequence[Any]) -> None:
     values = {
-        "ids": [task.row.id for task in tasks],
-        "created": [task.row.create_time for task in tasks],
-        "versions": [task.version.version for task in tasks],
+        "ids": [task.id for task in tasks],
+        "created": [task.create_time for task in tasks],
+        "versions": [task.version for task in tasks],
     }
     session.connection().execute(_MATCHED, {"tenant": tenant, **values})
 
@@ -107,8 +107,9 @@ def _create(session: Session, tenant: str, pool_id: str) -> None:
         id=str(uuid.uuid4()),
         kind=KIND,
         pool=pool_id,
-        request={"task_ids": [], "adapter_ids": [], "remeasure": False, "strategy": ""},
+        request=MatchingRequest().to_json(),
         message="waiting for a worker",
     )
     session.add(operation)
-    session.add(Outbox(tenant=tenant, topic="matching", key=operation.id, generation=0))
+    session.flush()
+    outbox.owe(session.connection(), tenant, "matching", [operation.id])

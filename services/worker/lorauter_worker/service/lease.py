@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from lorauter.telemetry import get_logger
@@ -33,6 +33,12 @@ class Lease:
     def check(self) -> None:
         """Raises LeaseLost if the lease was lost or could not be renewed in time."""
         if self._lost or time.monotonic() > self._good_until:
+            raise LeaseLost
+
+    def fence(self, connection: Connection) -> None:
+        """Raises LeaseLost unless this claim is the newest; its rows stay so until the transaction ends."""
+        self.check()
+        if not outbox.still_holds(connection, self.claim):
             raise LeaseLost
 
     def beat(self) -> None:

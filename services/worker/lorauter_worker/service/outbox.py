@@ -8,7 +8,7 @@ work that kills its worker cannot spin.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, text
@@ -28,16 +28,25 @@ LONGEST_DELAY_SECONDS: Mapping[Topic, float] = {"index": 15.0, "matching": 300.0
 
 _FREE = "available_at <= clock_timestamp() AND (lease_until IS NULL OR lease_until <= clock_timestamp())"
 
-# A tenant's index work is one projection and an operation is one job: whoever holds a part holds all.
+# One claim at a time: two at once would take different rows of one key, or none where there is work.
+_CLAIMING = text("SELECT pg_advisory_xact_lock(hashtext('lorauter.outbox.' || :topic))")
+
+# A tenant's index work is one projection, and a matching's key one job: whoever holds a row holds all of
+# them. Parts of two matchings on one task take turns, so that neither measures what the other just does.
+# Planning comes before measuring.
 _CLAIM = text(f"""
-WITH free AS MATERIALIZED (SELECT id, tenant, key FROM outbox WHERE topic = :topic AND {_FREE}),
+WITH held AS MATERIALIZED (
+    SELECT tenant, key, split_part(key, '/', 2) AS task FROM outbox
+    WHERE topic = :topic AND lease_until > clock_timestamp()),
 first AS (
-    SELECT tenant, key FROM free
-    WHERE NOT EXISTS (
-        SELECT 1 FROM outbox held
-        WHERE held.topic = :topic AND held.tenant = free.tenant AND (:topic = 'index' OR held.key = free.key)
-          AND held.lease_until > clock_timestamp())
-    ORDER BY id LIMIT 1),
+    SELECT tenant, key FROM outbox free
+    WHERE topic = :topic AND {_FREE}
+      AND NOT EXISTS (
+        SELECT 1 FROM held
+        WHERE held.tenant = free.tenant AND (
+            :topic = 'index' OR held.key = free.key
+            OR (held.task <> '' AND held.task = split_part(free.key, '/', 2))))
+    ORDER BY strpos(key, '/') > 0, priority DESC, id LIMIT 1),
 chosen AS (
     SELECT o.id FROM outbox o JOIN first f ON o.tenant = f.tenant AND (:topic = 'index' OR o.key = f.key)
     WHERE o.topic = :topic AND o.available_at <= clock_timestamp()
@@ -61,9 +70,13 @@ _EXTEND = text(
 _RELEASE = text(f"UPDATE outbox SET lease_until = NULL, lease_owner = '', last_error = :error WHERE {_MINE}")
 _CONTINUE = text(
     "UPDATE outbox SET lease_until = NULL, lease_owner = '', last_error = '', attempts = 0, "
-    f"available_at = clock_timestamp() WHERE {_MINE}"
+    f"available_at = clock_timestamp() + make_interval(secs => :seconds) WHERE {_MINE}"
 )
 _FINISH = text(f"DELETE FROM outbox WHERE {_MINE}")
+_OWE = text(
+    "INSERT INTO outbox (tenant, topic, key, generation, priority, attempts, fence, lease_owner, last_error) "
+    "SELECT :tenant, :topic, key, 0, :priority, 0, 0, '', '' FROM unnest(CAST(:keys AS text[])) AS key"
+)
 _FULFIL = text(
     "DELETE FROM outbox WHERE tenant = :tenant AND topic = 'index' AND generation <= :generation "
     f"AND ({_MINE} OR lease_until IS NULL OR lease_until <= clock_timestamp())"
@@ -78,7 +91,7 @@ _BACKLOG = text(
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Outbox rows held under a lease: all free ones of a tenant (index) or an operation (matching).
+    """Outbox rows held under a lease: all free ones of a tenant (index) or of a key (matching).
 
     ``fences`` are the claim's numbers by row; ``attempts`` counts tries in a row, this one included.
     """
@@ -104,7 +117,7 @@ class Backlog:
 
 
 def claim(engine: Engine, topic: Topic, owner: str, lease_seconds: float) -> Claim | None:
-    """Claims the work that waits longest, or returns None if there is none that nobody holds."""
+    """Claims the work of highest priority that waits longest; None if there is none that nobody holds."""
     values = {
         "topic": topic,
         "owner": owner,
@@ -113,6 +126,7 @@ def claim(engine: Engine, topic: Topic, owner: str, lease_seconds: float) -> Cla
         "longest": LONGEST_DELAY_SECONDS[topic],
     }
     with engine.begin() as connection:
+        connection.execute(_CLAIMING, {"topic": topic})
         rows = connection.execute(_CLAIM, values).all()
     if not rows:
         return None
@@ -148,16 +162,22 @@ def fail(engine: Engine, held: Claim, error: Exception) -> None:
     release(engine, held, f"{type(error).__name__}: {error}")
 
 
-def carry_on(engine: Engine, held: Claim) -> None:
-    """Frees the rows after some progress: they are due at once, and their failures forgotten."""
+def carry_on(engine: Engine, held: Claim, seconds: float = 0.0) -> None:
+    """Frees the rows after some progress: they are due in ``seconds``, and their failures forgotten."""
     with engine.begin() as connection:
-        connection.execute(_CONTINUE, held.parameters())
+        connection.execute(_CONTINUE, {**held.parameters(), "seconds": seconds})
 
 
 def fulfil(connection: Connection, held: Claim, generation: int) -> int:
     """Deletes index work up to a published generation, this claim's and what nobody holds."""
     values = {**held.parameters(), "tenant": held.tenant, "generation": generation}
     return connection.execute(_FULFIL, values).rowcount
+
+
+def owe(connection: Connection, tenant: str, topic: Topic, keys: Sequence[str], priority: int = 0) -> None:
+    """Leaves work of no generation of its own, due at once: see tables.Outbox."""
+    values = {"tenant": tenant, "topic": topic, "keys": list(keys), "priority": priority}
+    connection.execute(_OWE, values)
 
 
 def finish(connection: Connection, held: Claim) -> None:

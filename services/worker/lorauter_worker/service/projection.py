@@ -13,15 +13,14 @@ from lorauter.index import ExampleSet
 from lorauter.routing import TaskExamples, fit_profile
 from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task
 from lorauter.store import read
-from lorauter_worker.domain.scores import kept_affinities
-from lorauter_worker.domain.versions import routed_version, servable
+from lorauter_worker.domain.kept import kept_affinities
+from lorauter_worker.domain.versions import servable
 from lorauter_worker.service.representations import Key, Representations, key_of
 from lorauter_worker.service.state import (
     AdapterState,
     PoolState,
     RegistryState,
     TaskState,
-    measured_tasks,
     read_generation,
     read_state,
 )
@@ -78,7 +77,6 @@ class Projector:
         return Projection(snapshot, examples, tasks)
 
     def _pool(self, tenant: str, pool: PoolState) -> tuple[Pool, list[ExampleSet]]:
-        routed = _routed_versions(pool)
         tasks: list[Task] = []
         examples: list[ExampleSet] = []
         keys: list[Key] = []
@@ -97,7 +95,7 @@ class Projector:
                     example_count=state.version.example_count,
                     centroid=known.representation.centroid,
                     terms=known.representation.terms,
-                    affinities=_affinities(state, routed),
+                    affinities=_affinities(state),
                 )
             )
         projected = Pool(
@@ -107,7 +105,7 @@ class Projector:
             untypical_policy=pool.row.untypical_policy,
             profile=self._profile(tenant, pool, examples, keys),
             tasks=tuple(tasks),
-            adapters=_adapters(pool.adapters, routed),
+            adapters=_adapters(pool.adapters, pool.routed),
             backends=tuple(
                 Backend(row.id, row.kind.lower(), row.url, draining=row.state != "ACTIVE")
                 for row in pool.backends
@@ -129,16 +127,6 @@ class Projector:
         return known[1]
 
 
-def _routed_versions(pool: PoolState) -> dict[str, int]:
-    measured = measured_tasks(pool)
-    return {
-        adapter.row.id: routed_version(
-            adapter.row.aliases, adapter.versions, measured.get(adapter.row.id, {})
-        )
-        for adapter in pool.adapters
-    }
-
-
 def _adapters(adapters: Sequence[AdapterState], routed: Mapping[str, int]) -> tuple[Adapter, ...]:
     return tuple(
         known
@@ -147,13 +135,11 @@ def _adapters(adapters: Sequence[AdapterState], routed: Mapping[str, int]) -> tu
     )
 
 
-def _affinities(task: TaskState, routed: Mapping[str, int]) -> tuple[Affinity, ...]:
+def _affinities(task: TaskState) -> tuple[Affinity, ...]:
     rows = task.affinities
-    arms = {**routed, BASE: 0}
     is_complete = any(row.adapter_id == BASE or row.imported for row in rows)
     measured = (
-        Affinity(row.adapter_id, row.adapter_version, row.score, row.count, row.standard_error)
+        Affinity(row.adapter_id, row.adapter_version, row.shrunk_score, row.count, row.standard_error)
         for row in rows
-        if arms.get(row.adapter_id) == row.adapter_version
     )
     return kept_affinities(measured, is_complete)

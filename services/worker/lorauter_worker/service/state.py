@@ -1,8 +1,7 @@
-"""Reads a tenant's pools, tasks, adapters and affinities as of one moment."""
+"""Reads a tenant's pools, tasks, adapters and best affinities as of one moment."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,17 +10,18 @@ from sqlalchemy import Connection, text
 from sqlmodel import Session, col, select
 
 from lorauter.store import tables
-from lorauter_worker.domain.versions import Version
+from lorauter_worker.domain.versions import Version, active_versions, routed_version
+from lorauter_worker.service.affinities import best_affinities, measured_tasks
 
 
 @dataclass(slots=True)
 class TaskState:
-    """A task with the version that is current and what was measured on it."""
+    """A task with the version that is current and the best of what was measured on it."""
 
     row: tables.Task
     version: tables.TaskVersion
     affinities: list[Any] = field(default_factory=list)
-    """Rows of tables.Affinity's columns."""
+    """Rows as best_affinities() returns them."""
 
 
 @dataclass(slots=True)
@@ -41,6 +41,8 @@ class PoolState:
     backends: list[tables.Backend] = field(default_factory=list)
     tasks: list[TaskState] = field(default_factory=list)
     adapters: list[AdapterState] = field(default_factory=list)
+    routed: dict[str, int] = field(default_factory=dict)
+    """The version of each adapter that takes part in decisions, 0 if none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +85,9 @@ def read_state(session: Session, tenant: str) -> RegistryState | None:
     return RegistryState(tenant, generation.value, pools)
 
 
-def read_pool(session: Session, tenant: str, pool_id: str) -> PoolState | None:
-    """Returns one pool's state, without its pinned profile; None if there is no such pool."""
-    row = session.get(tables.Pool, (tenant, pool_id))
-    if row is None:
-        return None
-    pool = PoolState(row, None)
-    at = (tables.Backend.tenant == tenant, tables.Backend.pool == pool_id)
-    pool.backends.extend(session.exec(select(tables.Backend).where(*at)))
-    _read_adapters(session, tenant, {pool_id: pool})
-    _read_tasks(session, tenant, {pool_id: pool})
-    return pool
+def read_adapters(session: Session, tenant: str, pool_id: str) -> list[AdapterState]:
+    """Returns one pool's adapters."""
+    return list(_adapters(session, tenant, [pool_id]).values())
 
 
 def _pinned(session: Session, tenant: str, pools: Sequence[tables.Pool]) -> dict[str, tables.Profile]:
@@ -107,55 +101,41 @@ def _pinned(session: Session, tenant: str, pools: Sequence[tables.Pool]) -> dict
 
 
 def _read_adapters(session: Session, tenant: str, pools: Mapping[str, PoolState]) -> None:
+    adapters = _adapters(session, tenant, list(pools))
+    # only between active versions does it matter how well each is known
+    rivals = [id_ for id_, state in adapters.items() if len(active_versions(state.versions)) > 1]
+    measured = measured_tasks(session, tenant, rivals) if rivals else {}
+    for state in adapters.values():
+        row = state.row
+        pool = pools[row.pool]
+        pool.adapters.append(state)
+        pool.routed[row.id] = routed_version(row.aliases, state.versions, measured.get(row.id, {}))
+
+
+def _adapters(session: Session, tenant: str, pool_ids: Sequence[str]) -> dict[str, AdapterState]:
     adapter, version = tables.Adapter, tables.AdapterVersion
     # one statement, for between two of them a registration may commit
     both = (
         select(adapter, version)
         .join(version)
-        .where(adapter.tenant == tenant, col(adapter.pool).in_(pools))
+        .where(adapter.tenant == tenant, col(adapter.pool).in_(pool_ids))
         .order_by(col(version.version))
     )
     adapters: dict[str, AdapterState] = {}
     for owner, row in session.exec(both):
         state = adapters.setdefault(owner.id, AdapterState(owner))
         state.versions.append(Version(row.version, row.digest, row.state, row.pins_until, row.successor))
-    for state in adapters.values():
-        pools[state.row.pool].adapters.append(state)
+    return adapters
 
 
 def _read_tasks(session: Session, tenant: str, pools: Mapping[str, PoolState]) -> None:
-    task, version, affinity = tables.Task, tables.TaskVersion, tables.Affinity
+    task, version = tables.Task, tables.TaskVersion
     of_pools = (task.tenant == tenant, col(task.pool).in_(pools))
     current = select(task, version).join(version).where(*of_pools, version.version == task.version)
     tasks = {row.id: TaskState(row, version_row) for row, version_row in session.exec(current)}
-    columns = [
-        col(getattr(affinity, name))
-        for name in (
-            "task_id",
-            "adapter_id",
-            "adapter_version",
-            "metric",
-            "metric_version",
-            "prompt_digest",
-            "score",
-            "count",
-            "standard_error",
-            "imported",
-            "measure_time",
-        )
-    ]
-    measured = select(*columns).join(task).where(*of_pools, affinity.task_version == task.version)
-    for row in session.exec(measured):
+    routed = {id_: version for pool in pools.values() for id_, version in pool.routed.items() if version}
+    for row in best_affinities(session, tenant, routed):
         if row.task_id in tasks:
             tasks[row.task_id].affinities.append(row)
     for state in tasks.values():
         pools[state.row.pool].tasks.append(state)
-
-
-def measured_tasks(pool: PoolState) -> dict[str, dict[int, int]]:
-    """Returns on how many tasks each version of each adapter is measured."""
-    counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-    for task in pool.tasks:
-        for row in task.affinities:
-            counts[row.adapter_id][row.adapter_version] += 1
-    return counts

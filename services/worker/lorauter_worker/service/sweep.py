@@ -13,9 +13,10 @@ from lorauter.errors import LorauterError
 from lorauter.index import SnapshotIndex
 from lorauter.telemetry import get_logger
 from lorauter_worker import telemetry
-from lorauter_worker.config import Settings
+from lorauter_worker.config import Settings, Topic
 from lorauter_worker.ports import Wakeups
 from lorauter_worker.service import outbox
+from lorauter_worker.service.coordinating import WOKEN
 from lorauter_worker.service.indexing import marker_is_behind
 
 _log = get_logger(__name__)
@@ -67,12 +68,17 @@ class Sweep:
             backlog = outbox.backlog(self._engine, topic)
             telemetry.OUTBOX_DEPTH.labels(topic=topic).set(backlog.depth)
             telemetry.OUTBOX_AGE.labels(topic=topic).set(backlog.age_seconds)
-            if backlog.due and not self._waiting(topic):
+            for _ in range(self._missing(topic, backlog.due)):
                 self._wakeups.wake(topic)
         if "index" in self._settings.queues and self._must_reconcile() and not self._waiting("index"):
             self._wakeups.wake("reconcile")
             self._next_reconcile = time.monotonic() + self._settings.reconcile_seconds
         self._last_success = time.monotonic()
+
+    def _missing(self, topic: Topic, due: int) -> int:
+        """Returns how many wake-ups to send: index work is done together, matching's parts one by one."""
+        wanted = min(due, 1 if topic == "index" else WOKEN)
+        return max(0, wanted - self._waiting(topic)) if due else 0
 
     def _must_reconcile(self) -> bool:
         return time.monotonic() >= self._next_reconcile or marker_is_behind(self._engine, self._index)

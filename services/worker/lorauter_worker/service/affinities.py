@@ -1,0 +1,57 @@
+"""Reads of what was measured only as much as a snapshot keeps: a pool may have a million affinities."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import text
+from sqlmodel import Session
+
+from lorauter.identifiers import BASE
+from lorauter_worker.domain.kept import KEPT
+
+_MEASURED_TASKS = text(
+    "SELECT a.adapter_id, a.adapter_version, count(*) FROM affinity a "
+    "JOIN task t ON t.tenant = a.tenant AND t.id = a.task_id AND t.version = a.task_version "
+    "WHERE a.tenant = :tenant AND a.adapter_id = ANY(:ids) GROUP BY 1, 2"
+)
+_COLUMNS = "a.task_id, a.adapter_id, a.adapter_version, a.shrunk_score, a.count, a.standard_error, a.imported"
+_BEST = text(f"""
+WITH arm AS MATERIALIZED (
+    SELECT id, version FROM unnest(CAST(:ids AS text[]), CAST(:versions AS int[])) AS arm (id, version))
+SELECT best.* FROM task t CROSS JOIN LATERAL (
+    (SELECT {_COLUMNS} FROM affinity a JOIN arm ON arm.id = a.adapter_id AND arm.version = a.adapter_version
+     WHERE a.tenant = t.tenant AND a.task_id = t.id AND a.task_version = t.version
+     ORDER BY a.shrunk_score DESC, a.standard_error, a.adapter_id COLLATE "C", a.adapter_version
+     LIMIT :most)
+    UNION ALL
+    (SELECT {_COLUMNS} FROM affinity a
+     WHERE a.tenant = t.tenant AND a.task_id = t.id AND a.task_version = t.version AND a.adapter_id = :base)
+) AS best WHERE t.tenant = :tenant
+""")  # noqa: S608 - only constants are put together
+
+
+def measured_tasks(session: Session, tenant: str, adapter_ids: Sequence[str]) -> dict[str, dict[int, int]]:
+    """Returns on how many tasks each version of these adapters is measured."""
+    counts: dict[str, dict[int, int]] = defaultdict(dict)
+    rows = session.connection().execute(_MEASURED_TASKS, {"tenant": tenant, "ids": list(adapter_ids)})
+    for adapter_id, version, count in rows:
+        counts[adapter_id][version] = count
+    return counts
+
+
+def best_affinities(session: Session, tenant: str, routed: Mapping[str, int]) -> Sequence[Any]:
+    """Returns, for every task, the base's row and the best of the routed versions (by adapter).
+
+    Columns: task_id, adapter_id, adapter_version, shrunk_score, count, standard_error, imported.
+    """
+    values = {
+        "tenant": tenant,
+        "ids": list(routed),
+        "versions": list(routed.values()),
+        "most": KEPT,
+        "base": BASE,
+    }
+    return session.connection().execute(_BEST, values).all()
