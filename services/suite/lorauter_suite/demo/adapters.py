@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -71,16 +71,35 @@ def train_adapters(
     stack = new_stack(model, specs, seed)
     tasks = {task.id: task for task in TASKS}
     streams = [(seeded(seed, spec.id), tasks[spec.task]) for spec in specs]
+
+    def draw() -> list[Example]:
+        return [draw_adapter_example(rng, task) for rng, task in streams for _ in range(recipe.batch)]
+
+    for step, loss in enumerate(grouped_steps(model, codec, stack, draw, recipe.learning_rate)):
+        report(step, loss)
+    return stack
+
+
+def grouped_steps(
+    model: LlamaForCausalLM,
+    codec: Codec,
+    stack: LoraStack,
+    draw: Callable[[], Sequence[Example]],
+    learning_rate: float,
+) -> Iterator[float]:
+    """Trains `stack` in place for as many steps as its specs say; yields the mean loss after each.
+
+    `draw` gives a step's examples: equally many for every adapter, one adapter's after the other's.
+    """
+    specs = stack.specs
     weights = [weight.requires_grad_() for site in stack.sites.values() for weight in (site.down, site.up)]
     optimizer = GroupedAdam(weights)
     with stack.grouped(model):
         for step in range(max(spec.steps for spec in specs)):
-            examples = [draw_adapter_example(rng, task) for rng, task in streams for _ in range(recipe.batch)]
-            loss = grouped_loss(model, codec.batch(examples), len(specs))
+            loss = grouped_loss(model, codec.batch(draw()), len(specs))
             loss.backward()  # type: ignore[no-untyped-call]
             factors = [cosine_rate(step, spec.steps, 20) if step < spec.steps else 0.0 for spec in specs]
-            optimizer.step(recipe.learning_rate * torch.tensor(factors))
-            report(step, loss.item() / len(specs))
+            optimizer.step(learning_rate * torch.tensor(factors))
+            yield loss.item() / len(specs)
     for weight in weights:
         weight.requires_grad_(False)
-    return stack
