@@ -11,6 +11,7 @@ import grpc
 import httpx
 import pytest
 import pytest_asyncio
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 
@@ -167,6 +168,38 @@ BAD_CALLS: dict[str, tuple[Callable[[Any], Awaitable[Any]], grpc.StatusCode, str
         grpc.StatusCode.INVALID_ARGUMENT,
         "INVALID_HUB_NAME",
     ),
+    "no evaluations": (
+        lambda rpc: rpc.StartMatching(pb.StartMatchingRequest(pool="p", max_evaluations=0)),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "ZERO_BUDGET",
+    ),
+    "no time": (
+        lambda rpc: rpc.StartMatching(pb.StartMatchingRequest(pool="p", max_duration=Duration(seconds=-1))),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "ZERO_BUDGET",
+    ),
+    "too much time": (
+        lambda rpc: rpc.StartMatching(
+            pb.StartMatchingRequest(pool="p", max_duration=Duration(seconds=2**62))
+        ),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_FIELD",
+    ),
+    "priority": (
+        lambda rpc: rpc.StartMatching(pb.StartMatchingRequest(pool="p", priority=101)),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_FIELD",
+    ),
+    "strategy": (
+        lambda rpc: rpc.StartMatching(pb.StartMatchingRequest(pool="p", strategy="guess")),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "UNKNOWN_STRATEGY",
+    ),
+    "no adapters": (
+        lambda rpc: rpc.StartMatching(pb.StartMatchingRequest(pool="p")),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "NO_ADAPTERS",
+    ),
     "hub away": (
         lambda rpc: rpc.RegisterAdapter(pb.RegisterAdapterRequest(id="a", pool="p", hub=f"a/b@{'0' * 40}")),
         grpc.StatusCode.UNAVAILABLE,
@@ -197,6 +230,9 @@ async def test_call_is_refused_with_status_and_reason(pool: Any, name: str) -> N
         ("GET", "/v1/tasks?page_token=%00", 400, "INVALID_PAGE_TOKEN"),
         ("GET", "/v1/tasks?colour=red", 400, "INVALID_FIELD"),
         ("GET", "/v1/adapters?state=SLEEPY", 400, "INVALID_FIELD"),
+        ("GET", "/v1/affinities?format=xml", 400, "INVALID_FIELD"),
+        ("GET", "/v1/affinities?format=csv&page_size=1", 400, "INVALID_FIELD"),
+        ("GET", "/v1/affinities?format=csv&pool=nil", 404, "POOL_NOT_FOUND"),
         ("GET", "/v1/profiles", 400, "MISSING_FIELD"),
         ("GET", "/v1/nothing", 404, "NO_SUCH_ROUTE"),
         ("PUT", "/v1/tasks", 405, "METHOD_NOT_ALLOWED"),
@@ -354,8 +390,59 @@ async def test_headers_are_refused_when_they_contradict_the_body(pool: Any) -> N
 
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize(
+    ("fields", "status", "expected"),
+    [
+        ({"max_evaluations": 0}, 400, "ZERO_BUDGET"),
+        ({"max_evaluations": -5}, 400, "ZERO_BUDGET"),
+        ({"max_evaluations": 2**63}, 400, "INVALID_FIELD"),
+        ({"max_evaluations": "some"}, 400, "INVALID_FIELD"),
+        ({"max_duration": "0s"}, 400, "ZERO_BUDGET"),
+        ({"max_duration": "PT0S"}, 400, "ZERO_BUDGET"),
+        ({"max_duration": "-1.5s"}, 400, "ZERO_BUDGET"),
+        ({"max_duration": "1e300s"}, 400, "INVALID_FIELD"),
+        ({"max_duration": "nans"}, 400, "INVALID_FIELD"),
+        ({"max_duration": "soon"}, 400, "INVALID_FIELD"),
+        ({"max_duration": 10**30}, 400, "INVALID_FIELD"),
+        ({"priority": -101}, 400, "INVALID_FIELD"),
+        ({"strategy": "guess"}, 400, "UNKNOWN_STRATEGY"),
+        ({}, 412, "NO_ADAPTERS"),
+    ],
+)
+async def test_matching_is_refused_before_it_begins(
+    pool: Any, fields: dict[str, Any], status: int, expected: str
+) -> None:
+    answer = await pool.http.post("/v1/matchings", json={"pool": "p", **fields})
+    assert reason(answer, status) == expected
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(
     ("content", "kind", "expected"),
     [
+        (b"task_id,adapter_id,score,count\nt,base,nan,1\n", "text/csv", (400, "INVALID_FIELD")),
+        (b"task_id,adapter_id,score,count\nt,base,,1\n", "text/csv", (400, "MISSING_FIELD")),
+        (
+            b"task_id,adapter_id,score,count,metric\nt,base,1,1,bleu\n",
+            "text/csv",
+            (400, "METRIC_MISMATCH"),
+        ),
+        (
+            b'{"affinities": [{"task_id": "t", "adapter_id": "base", "score": NaN, "count": 1}]}',
+            "application/json",
+            (400, "INVALID_FIELD"),
+        ),
+        (
+            b'{"affinities": [{"task_id": "t", "adapter_id": "base", "count": 1}]}',
+            "application/json",
+            (400, "MISSING_FIELD"),
+        ),
+        (
+            b'{"affinities": [{"task_id": "t", "adapter_id": "base", "score": 1, "count": 1}], '
+            b'"next_page_token": "more"}',
+            "application/json",
+            (400, "INVALID_FIELD"),
+        ),
+        (b'{"affinities": [' + b" " * 17 * MEGABYTE + b"]}", "application/json", (413, "BODY_TOO_LARGE")),
         (b"task_id,adapter_id,score,count\nt,nil,1,1\n", "text/csv", (404, "ADAPTER_NOT_FOUND")),
         (b"task_id,adapter_id,score,count\nnil,base,1,1\n", "text/csv", (404, "TASK_NOT_FOUND")),
         (b"task_id,adapter_id,score,count\nt,base,1.5,1\n", "text/csv", (400, "INVALID_FIELD")),

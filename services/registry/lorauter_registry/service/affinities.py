@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import Session, col, select
 
 from lorauter.identifiers import BASE, encode_generation
@@ -14,13 +13,10 @@ from lorauter_registry.domain.affinity_requests import AffinityInput, ImportAffi
 from lorauter_registry.domain.answers import AffinityList, ImportedAffinities
 from lorauter_registry.domain.resources import Affinity
 from lorauter_registry.service.adapters import Adapters
-from lorauter_registry.service.affinity_imports import KEY, TABLE, Known, invalid
+from lorauter_registry.service.affinity_imports import KEY, Known, copying, invalid
 from lorauter_registry.service.base import among
 from lorauter_registry.service.lists import paginate
 from lorauter_registry.service.rows import affinity_of
-
-_ROWS_AT_ONCE = 2_000
-"""Rows of an import that are in memory at once."""
 
 
 class Affinities(Adapters):
@@ -84,16 +80,11 @@ class Affinities(Adapters):
         return self.changing(request, ImportedAffinities, change)
 
     def _upsert(self, tx: Write, known: Known, affinities: Sequence[AffinityInput]) -> set[str]:
-        """Writes rows chunk by chunk; returns the tasks of whose current version there is one."""
-        statement = insert(TABLE)
-        values = {column.name: statement.excluded[column.name] for column in TABLE.columns}
-        changed = {name: value for name, value in values.items() if name not in KEY}
-        upsert = statement.on_conflict_do_update(index_elements=KEY, set_=changed)
+        """Writes a row for each affinity; returns the tasks of whose current version there is one."""
         seen: set[tuple[Any, ...]] = set()
         current: set[str] = set()
-        for begin in range(0, len(affinities), _ROWS_AT_ONCE):
-            rows = []
-            for place, value in enumerate(affinities[begin : begin + _ROWS_AT_ONCE], start=begin):
+        with copying(tx.session) as write_row:
+            for place, value in enumerate(affinities):
                 row = known.row(value, place)
                 key = tuple(row[name] for name in KEY)
                 if key in seen:
@@ -101,8 +92,7 @@ class Affinities(Adapters):
                 seen.add(key)
                 if row["task_version"] == known.tasks[value.task_id].version:
                     current.add(value.task_id)
-                rows.append(row)
-            tx.session.execute(upsert, rows)
+                write_row(row)
         return current
 
     def _with_pools(self, session: Session, rows: Sequence[tables.Affinity]) -> list[Affinity]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from sqlalchemy import MetaData, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import Session
 
 from lorauter.errors import InvalidArgument, NotFound
 from lorauter.identifiers import BASE
@@ -14,8 +19,12 @@ from lorauter.store import tables
 from lorauter_registry.domain.affinity_requests import AffinityInput
 from lorauter_registry.service.base import missing
 
-TABLE = tables.Affinity.metadata.tables["affinity"]
-KEY = tuple(column.name for column in TABLE.primary_key.columns)
+_TABLE = tables.Affinity.metadata.tables["affinity"]
+_INCOMING = _TABLE.to_metadata(MetaData(), name="incoming")
+_NAMES = _TABLE.columns.keys()
+KEY = tuple(_TABLE.primary_key.columns.keys())
+"""The columns by which an affinity is known."""
+
 _GIVEN = (
     "count",
     "standard_error",
@@ -26,6 +35,25 @@ _GIVEN = (
     "lift_error",
     "likelihood",
 )
+
+
+@contextmanager
+def copying(session: Session) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Lends a function that takes a row by name, unique by KEY; in the end all rows replace old ones.
+
+    They stream into a table of the transaction's own, several times as fast as inserts.
+    """
+    session.execute(text("CREATE TEMPORARY TABLE incoming (LIKE affinity) ON COMMIT DROP"))
+    connection = session.connection().connection.driver_connection
+    assert connection is not None
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(f"COPY incoming ({', '.join(map(str, _NAMES))}) FROM STDIN") as copy,
+    ):
+        yield lambda row: copy.write_row([row[name] for name in _NAMES])
+    merge = insert(_TABLE).from_select(_NAMES, select(*(_INCOMING.columns[name] for name in _NAMES)))
+    changed = {name: merge.excluded[name] for name in _NAMES if name not in KEY}
+    session.execute(merge.on_conflict_do_update(index_elements=KEY, set_=changed))
 
 
 @dataclass(frozen=True, slots=True)

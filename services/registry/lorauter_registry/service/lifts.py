@@ -14,20 +14,24 @@ from lorauter.store import tables
 from lorauter.store.serving import CHAMPION
 from lorauter_registry.domain.resources import Lift
 
-# Of an adapter that version counts that is served: its champion, else the newest active one.
+# Of an adapter whose active versions were measured that one counts which is served: see served_version().
 _ARMS = text(
+    "WITH active AS MATERIALIZED (SELECT v.adapter_id, v.version, array_agg(v.version) OVER ("
+    "PARTITION BY v.adapter_id ORDER BY "
+    "coalesce(adapter.aliases -> :champion = to_jsonb(v.version), false) DESC, v.version DESC "
+    "ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS served_before "
+    "FROM adapter_version v JOIN adapter ON adapter.tenant = v.tenant AND adapter.id = v.adapter_id "
+    "WHERE v.tenant = :tenant AND v.state = 'ACTIVE') "
     "SELECT arm.* FROM unnest(CAST(:ids AS text[]), CAST(:versions AS int[])) AS task (id, version) "
     "CROSS JOIN LATERAL ((SELECT * FROM affinity WHERE tenant = :tenant AND task_id = task.id "
     "AND task_version = task.version AND adapter_id = :base) "
-    "UNION ALL (SELECT * FROM (SELECT DISTINCT ON (a.adapter_id) a.* FROM affinity a "
-    "JOIN adapter_version v ON v.tenant = a.tenant AND v.adapter_id = a.adapter_id "
-    "AND v.version = a.adapter_version AND v.state = 'ACTIVE' "
-    "JOIN adapter ON adapter.tenant = a.tenant AND adapter.id = a.adapter_id "
+    "UNION ALL (SELECT a.* FROM affinity a "
+    "JOIN active ON active.adapter_id = a.adapter_id AND active.version = a.adapter_version "
     "WHERE a.tenant = :tenant AND a.task_id = task.id AND a.task_version = task.version "
-    "ORDER BY a.adapter_id, "
-    "coalesce(adapter.aliases -> :champion = to_jsonb(a.adapter_version), false) DESC, "
-    "a.adapter_version DESC) AS served "
-    "ORDER BY eligible DESC, shrunk_score DESC, standard_error, adapter_id LIMIT 1)) AS arm"
+    "AND (active.served_before IS NULL OR NOT EXISTS (SELECT 1 FROM affinity b "
+    "WHERE b.tenant = :tenant AND b.task_id = task.id AND b.task_version = task.version "
+    "AND b.adapter_id = a.adapter_id AND b.adapter_version = ANY (active.served_before))) "
+    "ORDER BY a.eligible DESC, a.shrunk_score DESC, a.standard_error, a.adapter_id LIMIT 1)) AS arm"
 )
 
 

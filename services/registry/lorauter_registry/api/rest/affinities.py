@@ -10,13 +10,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from lorauter.errors import InvalidArgument
+from lorauter.errors import InvalidArgument, PayloadTooLarge
 from lorauter_registry.api.convert import checked
 from lorauter_registry.api.rest.http import Http, Reading, Writing
 from lorauter_registry.domain.affinity_csv import read_affinities, write_affinities, write_header
-from lorauter_registry.domain.affinity_requests import ImportAffinities, ListAffinities
+from lorauter_registry.domain.affinity_requests import MAX_IMPORT_BYTES, ImportAffinities, ListAffinities
 from lorauter_registry.domain.answers import AffinityList, ImportedAffinities
 from lorauter_registry.domain.fields import MAX_PAGE_SIZE
+
+MAX_JSON_BYTES = MAX_IMPORT_BYTES // 2
+"""Largest import as JSON, of which any byte may take thirty in memory."""
 
 router = APIRouter(tags=["affinities"])
 
@@ -104,6 +107,12 @@ async def _lines(http: Http, asked: ListAffinities, page: AffinityList) -> Async
 
 
 def _object(body: bytes) -> dict[str, Any]:
+    if len(body) > MAX_JSON_BYTES:
+        raise PayloadTooLarge(
+            "BODY_TOO_LARGE",
+            f"an import as JSON is over {MAX_JSON_BYTES} bytes: send CSV, or several",
+            limit_bytes=str(MAX_JSON_BYTES),
+        )
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
