@@ -74,7 +74,7 @@ class Part:
         self._recorder = Recorder(self.means.engine, self.lease, self.operation, self.task_id, since)
 
     def work(self, deadline: float) -> None:
-        """Measures until the part is done, its operation is to stop, or ``deadline`` (monotonic) passes.
+        """Measures a batch, and goes on until the part is done or ``deadline`` (monotonic) passes.
 
         Raises LeaseLost, Unavailable (BACKEND_UNAVAILABLE) or FailedPrecondition (NO_EVALUATOR,
         BACKEND_REFUSED, BACKEND_REFUSES_ADAPTERS).
@@ -104,9 +104,6 @@ class Part:
             if not has_begun:
                 self._recorder.begin(table.task, plan)
                 has_begun = True
-            if time.monotonic() >= deadline:
-                outbox.carry_on(self.means.engine, self.lease.claim)
-                return
             cells = self._reserve(plan)
             if not cells:
                 return
@@ -116,6 +113,9 @@ class Part:
             now = self._recorder.measured(table, answers, plan)
             table.times.update({table.arms[row].digest: now for row, _ in answers})
             self._quarantine_aside()
+            if time.monotonic() >= deadline:  # after a batch, so that every slice gets on
+                outbox.carry_on(self.means.engine, self.lease.claim)
+                return
 
     def _current(self) -> TaskTable | None:
         """Returns the table, read anew if the task or the pool's arms changed; None if the task is gone."""

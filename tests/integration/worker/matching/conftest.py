@@ -88,7 +88,7 @@ class Matchings:
     def matcher(self, evaluator, pace: Pace | None = None, wakeups=None, **settings) -> Matcher:
         """A worker's matcher: exhaustive, unless told otherwise."""
         chosen = self.settings.model_copy(update={"matching_strategy": "exhaustive", **settings})
-        means = Means(self.registry.engine, evaluator, wakeups or Silent(), chosen, pace or Pace(0.0))
+        means = Means(self.registry.engine, evaluator, Silent() if wakeups is None else wakeups, chosen, pace or Pace(0.0))
         return Matcher(means, "test")
 
     def start(self, **request: Any) -> str:
