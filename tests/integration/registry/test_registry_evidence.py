@@ -33,8 +33,8 @@ MEASURED = datetime(2026, 5, 1, 12, 30, 0, 123_456, tzinfo=UTC)
 
 
 def fill(registry: Registry, files: Any) -> None:
-    """Gives task ``t`` an example, and pool ``p`` adapters ``a`` of two versions and ``b``."""
-    for name, seed in (("a", 0), ("a", 1), ("b", 2)):
+    """Gives task ``t`` an example, and pool ``p`` adapters ``a`` of two versions, ``b`` and ``c``."""
+    for name, seed in (("a", 0), ("a", 1), ("b", 2), ("c", 3)):
         path = str(files.adapter(f"{name}{seed}", seed=seed))
         registry.register_adapter(RegisterAdapter(id=name, pool="p", path=path))
     examples = ExampleSet(1_000)
@@ -84,12 +84,14 @@ def measure(registry: Registry, adapter_id: str, version: int, **evidence: Any) 
 
 
 def measure_all(registry: Registry) -> None:
-    """The base at 41 %, ``a`` version 2 that gains 37 points, ``b`` that scores more and is not eligible."""
+    """Only ``a`` is eligible: ``b`` scores more but was not judged, ``c`` fell by its likelihood alone."""
     judged = {"judged_count": 16, "likelihood": -1 / 3}
     measure(registry, "base", 0, score=0.4, shrunk_score=0.4, eligible=False, judged_score=0.41, **judged)
     measure(registry, "a", 1, shrunk_score=0.99, judged_score=0.9, lift=0.5, lift_error=0.1, **judged)
     measure(registry, "a", 2, shrunk_score=0.7, judged_score=0.78, lift=0.37, lift_error=0.11, **judged)
     measure(registry, "b", 1, score=0.9, shrunk_score=0.4, eligible=False, round=2)
+    fell = {"count": 0, "score": 0.0, "standard_error": 0.5, "likelihood": -2.5, "round": 1}
+    measure(registry, "c", 1, shrunk_score=0.3, eligible=False, **fell)
 
 
 def listed(registry: Registry) -> AffinityList:
@@ -177,7 +179,7 @@ def test_export_is_equal_when_it_was_imported(measured: Registry, fresh: Registr
     page = AffinityList(affinities=(zero, *page.affinities[1:]))
     imported = tuple(one.model_copy(update={"imported": True}) for one in page.affinities)
     for registry in (fresh, measured):
-        assert registry.import_affinities(way(page)).imported_count == 4
+        assert registry.import_affinities(way(page)).imported_count == 5
         assert listed(registry).affinities == imported
 
 
@@ -203,6 +205,7 @@ def test_evidence_is_the_scores_own_when_none_is_given(measured: Registry) -> No
         ({"score": 1.1}, "INVALID_FIELD"),
         ({"score": None}, "INVALID_FIELD"),
         ({"count": 0}, "INVALID_FIELD"),
+        ({"count": 0, "likelihood": -1}, "INVALID_FIELD"),
         ({"count": 2**40}, "INVALID_FIELD"),
         ({"standard_error": -0.1}, "INVALID_FIELD"),
         ({"standard_error": float("nan")}, "INVALID_FIELD"),
@@ -250,7 +253,7 @@ def test_import_is_refused_when_the_task_was_changed_since_the_export(measured: 
     with pytest.raises(LorauterError) as caught:
         measured.import_affinities(ImportAffinities(affinities=current))
     assert caught.value.reason == "PROMPT_MISMATCH"
-    assert measured.import_affinities(asked).imported_count == 4
+    assert measured.import_affinities(asked).imported_count == 5
     assert listed(measured).affinities == ()
 
 

@@ -16,6 +16,8 @@ from pydantic import ValidationError
 
 from lorauter_registry.domain.fields import Value, refusal
 
+_NUMBERS = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64)
+
 V = TypeVar("V", bound=Value)
 M = TypeVar("M", bound=Message)
 
@@ -43,7 +45,7 @@ def checked(kind: type[V], data: Any) -> V:
 
 def _fields(message: Message) -> dict[str, Any]:
     """Returns what is set, and the numbers that proto3 leaves out when they are 0."""
-    fields = dict.fromkeys(_measures(message.DESCRIPTOR), 0.0)
+    fields = dict(_zeros(message.DESCRIPTOR))
     fields.update({field.name: _plain(field, value) for field, value in message.ListFields()})
     return fields
 
@@ -85,12 +87,12 @@ def _prefixed(data: Mapping[str, Any], descriptor: Any) -> dict[str, Any]:
 
 
 @cache
-def _measures(descriptor: Descriptor) -> tuple[str, ...]:
-    return tuple(
-        field.name
+def _zeros(descriptor: Descriptor) -> Mapping[str, int | float]:
+    return {
+        field.name: field.default_value
         for field in descriptor.fields
-        if field.cpp_type == FieldDescriptor.CPPTYPE_DOUBLE and not (field.is_repeated or field.has_presence)
-    )
+        if field.cpp_type in _NUMBERS and not (field.is_repeated or field.has_presence)
+    }
 
 
 @cache

@@ -13,7 +13,6 @@ from pydantic_core import PydanticCustomError
 from lorauter.errors import InvalidArgument, LorauterError
 from lorauter.identifiers import BASE
 from lorauter_registry.domain.fields import (
-    MAX_INT32,
     Count,
     Id,
     Moment,
@@ -44,7 +43,7 @@ class AffinityInput:
     task_id: Id
     adapter_id: Id
     score: Share
-    count: Annotated[int, Field(ge=1, le=MAX_INT32)]
+    count: Count
     pool: OptionalId = ""
     task_version: Version = 0
     adapter_version: Version = 0
@@ -73,6 +72,12 @@ class AffinityInput:
             raise _invalid(
                 "an adapter that is not eligible needs shrunk_score, which is at most the base's",
                 "shrunk_score",
+            )
+        if self.count == 0 and (self.likelihood is None or self.eligible is not False):
+            raise _invalid(
+                "count is 0: at least one example stands behind a score, but for an adapter that is not "
+                "eligible and fell by its likelihood alone",
+                "count",
             )
         if (self.judged_score is None) != (self.judged_count == 0):
             raise _invalid("judged_score and judged_count go together: give both or none", "judged_count")

@@ -31,7 +31,8 @@ _ARMS = text(
     "AND (active.served_before IS NULL OR NOT EXISTS (SELECT 1 FROM affinity b "
     "WHERE b.tenant = :tenant AND b.task_id = task.id AND b.task_version = task.version "
     "AND b.adapter_id = a.adapter_id AND b.adapter_version = ANY (active.served_before))) "
-    "ORDER BY a.eligible DESC, a.shrunk_score DESC, a.standard_error, a.adapter_id LIMIT 1)) AS arm"
+    'ORDER BY a.eligible DESC, a.shrunk_score DESC, a.standard_error, a.adapter_id COLLATE "C" '
+    "LIMIT 1)) AS arm"
 )
 
 

@@ -1957,7 +1957,9 @@ class Affinity(_message.Message):
     score: _builtins.float
     """Mean score, 0 to 1."""
     count: _builtins.int
-    """Number of validation examples behind it."""
+    """Number of validation examples behind it; 0 where it fell by its likelihood
+    alone.
+    """
     standard_error: _builtins.float
     """Standard error of the score."""
     metric: _builtins.str
