@@ -137,7 +137,8 @@ def _draw_labels(axes: Axes, grid: Grid) -> None:
 def _draw_head(figure: Figure, grid: Grid) -> None:
     width, height = figure.get_size_inches()
     figure.text(0.15 / width, 1 - 0.3 / height, _title(grid), fontsize=11, fontweight="bold", color=INK)
-    said = f"measured {_times(grid.began, grid.ended)} · {grid.evaluations:,} evaluations"
+    made = f"{grid.evaluations:,} evaluations" if grid.evaluations else "imported"
+    said = f"measured {_times(grid.began, grid.ended)} · {made}"
     figure.text(0.15 / width, 1 - 0.52 / height, said, fontsize=8, color="#555555")
     bar = figure.add_axes((0.2 / width, 1 - 0.82 / height, 1.5 / width, 0.11 / height))
     colours = ScalarMappable(Normalize(0, 100), COLOURS)

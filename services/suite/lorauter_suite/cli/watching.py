@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 PLAIN_SECONDS = 5.0
 """At most so long between two plain lines while evaluations are done; a task that is done prints one too."""
 
-BAR_WIDTH = 32
+BAR_WIDTH = 28
 
 
 class View:
@@ -62,13 +62,14 @@ class View:
         if not operation.id:
             return Text()
         grid = Table.grid(padding=(0, 2))
-        pace = f" · {' · '.join(self._paced())}" if self._paced() else ""
-        grid.add_row("evaluations", _bar(operation.done, operation.total), self._counted("") + pace)
+        grid.add_row("evaluations", _bar(operation.done, operation.total), self._counted(""))
+        if self._paced():
+            grid.add_row("", " · ".join(self._paced()))
         if matching.task_count:
             done = f"{matching.done_task_count:,} of {matching.task_count:,} done"
             grid.add_row("tasks", _bar(matching.done_task_count, matching.task_count), done)
         if matching.alive:
-            grid.add_row("alive by round", Text(_alive(matching), style="bold"), "adapters and the base")
+            grid.add_row("alive by round", Text(_alive(matching), style="bold"), "adapters, over all tasks")
         if matching.quarantined_count:
             grid.add_row("quarantined", Text(f"{matching.quarantined_count:,}", style="yellow"), "adapters")
         strategy = f" by {matching.strategy}" if matching.strategy else ""
