@@ -46,6 +46,12 @@ lock: setup ## Resolve anew and write requirements.lock
 clean: ## Remove the environment and everything else that is made
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis scripts/buf/node_modules
 
+##@ Measure
+
+.PHONY: bench-matching
+bench-matching: setup ## Measure matching; FLAN=dir replays real scores too, JSON=path writes the figures
+	@$(BIN)/python -m benchmarks.matching $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON))
+
 ##@ Check
 
 .PHONY: check

@@ -26,7 +26,8 @@ class Result:
 
 def main() -> int:
     """Prints one line a check, and everything that a failed one said."""
-    types = ["--strict", "--config-file", "pyproject.toml", "shared", "services", "tests", "scripts"]
+    folders = ("shared", "services", "tests", "scripts", "benchmarks")
+    types = ["--strict", "--config-file", "pyproject.toml", *folders]
     checks = {
         "format": lambda: run(BIN / "ruff", "format", "--check", "."),
         "lint": lambda: run(BIN / "ruff", "check", "."),
