@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from matplotlib.image import imread
 
 from lorauter import Client
 from lorauter.registry.v1 import registry_pb2 as pb
-from lorauter_suite.seeding import POOL_ID, demo_tasks
+from lorauter_suite.seeding import POOL_DIRECTORY, POOL_ID, demo_tasks
+from lorauter_suite.suite import Addresses
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -210,12 +212,13 @@ def test_lift_card_says_so_when_a_task_has_no_examples(lorauter: Any, client: Cl
     client.registry.delete_task(id="empty")
 
 
-def test_quarantined_adapter_is_shown_with_its_reason(
-    lorauter: Callable[..., subprocess.CompletedProcess[str]], client: Client
-) -> None:
-    weights = client.registry.get_adapter(id="reverse-word-a").latest.source.removeprefix("path:")
-    lorauter("adapter", "register", "bad", weights, "--pool", POOL_ID)
-    lorauter("adapter", "disable", "bad", "--reason", "it lies", "--now")
+def test_quarantined_adapter_is_shown_with_its_reason(lorauter: Any, addresses: Addresses) -> None:
+    files = Path(addresses.incoming) / "recalled"
+    shutil.copytree(POOL_DIRECTORY / "adapters" / "reverse-word-a", files)
+    config = json.loads((files / "adapter_config.json").read_text(encoding="utf-8"))
+    (files / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 1}), encoding="utf-8")
+    lorauter("adapter", "register", "recalled", str(files), "--pool", POOL_ID)
+    lorauter("adapter", "disable", "recalled", "--reason", "it lies", "--now")
     assert "it lies" in lorauter("adapter", "list", "--state", "quarantined").stdout
-    assert "QUARANTINED: it lies" in lorauter("adapter", "show", "bad").stdout
-    assert "bad: it lies" in lorauter("affinity", "list", "--task", TASK).stderr
+    assert "QUARANTINED: it lies" in lorauter("adapter", "show", "recalled").stdout
+    assert "recalled: it lies" in lorauter("affinity", "list", "--task", TASK).stderr
