@@ -22,12 +22,14 @@ class Wakeups(Protocol):
 class Question:
     """One evaluation: an input as build_input returns it, its target, and who answers.
 
-    ``adapter`` is a digest, empty for the base.
+    ``adapter`` is a digest, empty for the base. ``adapter_id`` is the name under which a backend that knows
+    no digests has loaded it.
     """
 
     input: Mapping[str, Any]
     target: str
     adapter: str
+    adapter_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,13 @@ class Scoring:
     generation: GenerationSpec
 
 
+UNLIKELY = -20.0
+"""The likelihood that counts for a question that not even the base can take: below any token's by chance."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a question: a score in 0..1, and the mean log-likelihood of the target's tokens.
+    """What came of a question: a score in 0..1, and the mean log-likelihood of the target's tokens (nats).
 
     Either is NaN where it was not asked for or the backend cannot tell.
     """
@@ -67,7 +73,7 @@ class Refused:
 
 
 class Evaluator(Protocol):
-    """Has adapters answer questions and scores the answers."""
+    """Has adapters answer questions and scores the answers. Remembers which adapters it refused."""
 
     def evaluate(
         self, questions: Sequence[Question], scoring: Scoring, likelihood_only: bool = False
@@ -75,9 +81,10 @@ class Evaluator(Protocol):
         """Returns one answer, or refusal, for each question, in order.
 
         ``likelihood_only`` asks for no score, which costs one forward pass whatever the metric. A question
-        that not even the base can take, such as one that is too long, scores 0. Raises Unavailable
-        (BACKEND_UNAVAILABLE) when no backend answers in time, FailedPrecondition (BACKEND_REFUSED) when one
-        answers what it never should.
+        that not even the base can take, such as one that is too long, scores 0 and is UNLIKELY. Raises
+        Unavailable (BACKEND_UNAVAILABLE) when no backend answers in time, FailedPrecondition
+        (BACKEND_REFUSED) when one answers what it never should, and FailedPrecondition
+        (LIKELIHOOD_UNSUPPORTED), before any work, when likelihoods are needed and the backend tells none.
         """
 
     def close(self) -> None:
