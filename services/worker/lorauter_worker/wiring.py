@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
@@ -17,15 +16,13 @@ from celery.signals import setup_logging, worker_ready
 from lorauter.encoder import load_encoder, preload
 from lorauter.index import QdrantIndex
 from lorauter.store import create_engine
-from lorauter.store.tables import Backend
 from lorauter.telemetry import configure_logging, get_logger
 from lorauter_worker import telemetry
 from lorauter_worker.adapters.celery_wakeups import CeleryWakeups
-from lorauter_worker.adapters.engine_evaluator import EngineEvaluator
+from lorauter_worker.adapters.evaluators import make_evaluator
 from lorauter_worker.api.http import HttpThread
 from lorauter_worker.config import Settings
 from lorauter_worker.domain.pacing import Pace
-from lorauter_worker.ports import Evaluator
 from lorauter_worker.service.indexing import Indexer
 from lorauter_worker.service.matching import Matcher
 from lorauter_worker.service.parts import Means
@@ -120,10 +117,6 @@ def build_child(settings: Settings, app: Celery) -> Child:
         projector = Projector(engine, encoder, settings.representation_examples)
         indexer = Indexer(engine, index, projector, wakeups, settings, owner)
     if "matching" in settings.queues:
-        means = Means(engine, _make_evaluator, wakeups, settings, Pace(settings.matching_rate))
+        means = Means(engine, make_evaluator, wakeups, settings, Pace(settings.matching_rate))
         matcher = Matcher(means, owner)
     return Child(indexer, matcher)
-
-
-def _make_evaluator(backends: Sequence[Backend], timeout_seconds: float) -> Evaluator:
-    return EngineEvaluator([backend.url for backend in backends], timeout_seconds)

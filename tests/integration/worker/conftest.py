@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 from sqlalchemy import Engine, text
 from sqlmodel import Session, col, select
 
 from lorauter.encoder import Encoder
 from lorauter.index import QdrantIndex
+from lorauter.lora.store import AdapterStore
 from lorauter.prompts import GenerationSpec, PromptSpec, prompt_digest
 from lorauter.routing.model import Snapshot
 from lorauter.store import create_engine, tables, write
@@ -240,6 +251,131 @@ class IndexWorker:
 
     def pool(self):
         return self.snapshot().pools[POOL]
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of a service, which serves HTTP."""
+
+    process: subprocess.Popen
+    http_port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+            return answer.read().decode()
+
+    def metric(self, name: str) -> float:
+        found = re.search(rf"^{re.escape(name)} (\S+)$", self.get("/metrics"), re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def children(self) -> list[int]:
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+
+@contextmanager
+def running(module: str, log: Path, **environment: str) -> Iterator[Process]:
+    """Runs a service until the block ends; ready when it says so in JSON."""
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+    try:
+        line = process.stdout.readline()
+        assert line, log.read_text()
+        yield Process(process, json.loads(line)["http_port"])
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@dataclass(frozen=True)
+class DemoEngine:
+    """A running engine with the demo's base, and the store of its adapters."""
+
+    process: Process
+    store: AdapterStore
+    pool: Path
+    made: Path
+
+    @property
+    def url(self) -> str:
+        return self.process.url
+
+    def scored(self) -> float:
+        """How many evaluations it has scored."""
+        return self.process.metric('lorauter_engine_batch_rows_sum{kind="score"}')
+
+    def adapter(self, name: str) -> str:
+        """Stores one of the demo's adapters; returns its digest."""
+        return self.store.put(self.pool / "adapters" / name)
+
+    def scaled(self, name: str, factor: float) -> str:
+        """Stores one of the demo's adapters with its B times a factor; returns its digest."""
+        folder = self.made / f"{name}-{factor:g}"
+        shutil.copytree(self.pool / "adapters" / name, folder, dirs_exist_ok=True)
+        weights = load_file(folder / "adapter_model.safetensors")
+        scaled = {
+            key: value.astype("float32") * factor if "lora_B" in key else value
+            for key, value in weights.items()
+        }
+        save_file(scaled, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        return self.store.put(folder)
+
+    def examples(self, task: str, count: int) -> list[tuple[str, str]]:
+        """The first examples of one of the demo's tasks."""
+        lines = (self.pool / "tasks" / task / "validation.jsonl").read_text().splitlines()[:count]
+        return [(row["input"], row["target"]) for row in map(json.loads, lines)]
+
+
+@pytest.fixture(scope="session")
+def demo_engine(tmp_path_factory, demo_pool) -> Iterator[DemoEngine]:
+    folder = tmp_path_factory.mktemp("engine")
+    environment = {
+        "LORAUTER_MODEL": str(demo_pool / "base"),
+        "LORAUTER_MODEL_ID": "lorauter/demo-base",
+        "LORAUTER_ADAPTER_STORE": str(folder / "store"),
+    }
+    store = AdapterStore(folder / "store")
+    with running("lorauter_engine.main", folder / "log", **environment) as process:
+        yield DemoEngine(process, store, demo_pool, folder / "made")
+
+
+@pytest.fixture
+def log(tmp_path) -> Path:
+    return tmp_path / "worker.log"
+
+
+@pytest.fixture
+def run_worker(settings, log):
+    """Runs a worker for a block: ``run_worker(queues, LORAUTER_…=…)``."""
+
+    def run(queues: str, **environment: str):
+        defaults = {
+            "DATABASE_URL": str(settings.database_url),
+            "REDIS_URL": str(settings.redis_url),
+            "QDRANT_URL": str(settings.qdrant_url),
+            "LORAUTER_QUEUES": queues,
+            "LORAUTER_SWEEP_SECONDS": "0.3",
+            "LORAUTER_LEASE_SECONDS": "2",
+            "LORAUTER_HEARTBEAT_SECONDS": "0.5",
+            "LORAUTER_DRAIN_SECONDS": "1",
+        }
+        return running("lorauter_worker.main", log, **{**defaults, **environment})
+
+    return run
 
 
 @pytest.fixture

@@ -1,40 +1,14 @@
 """The worker's real processes over Valkey: Celery, its children, the sweep and recovery."""
 
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 import redis
 
 from lorauter.index import QdrantIndex
-
-
-class Process:
-    """A running worker."""
-
-    def __init__(self, process: subprocess.Popen, http_port: int) -> None:
-        self.process = process
-        self.pid = process.pid
-        self.http_port = http_port
-
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=5) as answer:
-            return answer.read().decode()
-
-    def metric(self, name: str) -> float:
-        found = re.search(rf"^{re.escape(name)} (\S+)$", self.get("/metrics"), re.MULTILINE)
-        return float(found[1]) if found else 0.0
-
-    def children(self) -> list[int]:
-        tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
 
 
 def is_alive(pid: int) -> bool:
@@ -45,41 +19,6 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@contextmanager
-def worker(settings, log, queues: str, **environment: str):
-    environment = {
-        "DATABASE_URL": str(settings.database_url),
-        "REDIS_URL": str(settings.redis_url),
-        "QDRANT_URL": str(settings.qdrant_url),
-        "LORAUTER_QUEUES": queues,
-        "LORAUTER_SWEEP_SECONDS": "0.3",
-        "LORAUTER_LEASE_SECONDS": "2",
-        "LORAUTER_HEARTBEAT_SECONDS": "0.5",
-        "LORAUTER_DRAIN_SECONDS": "1",
-        **environment,
-    }
-    with log.open("ab") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lorauter_worker.main"],
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            stderr=errors,
-        )
-    try:
-        line = process.stdout.readline()
-        assert line, log.read_text()
-        yield Process(process, json.loads(line)["http_port"])
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-@pytest.fixture
-def log(tmp_path):
-    return tmp_path / "worker.log"
-
-
 def is_published(registry, generation):
     published = "SELECT COALESCE(published, 0) FROM generation WHERE tenant = :tenant"
     return lambda: (
@@ -88,9 +27,9 @@ def is_published(registry, generation):
     )
 
 
-def test_every_change_reaches_the_index_when_anything_dies_or_forgets(registry, settings, log):
+def test_every_change_reaches_the_index_when_anything_dies_or_forgets(registry, settings, run_worker):
     registry.add_pool()
-    with worker(settings, log, "index") as running:
+    with run_worker("index") as running:
         registry.eventually(is_published(registry, registry.put_task("one", registry.questions("one"))))
         assert running.get("/healthz") == "ok"
         assert running.get("/readyz") == "ok"
@@ -127,13 +66,13 @@ def test_every_change_reaches_the_index_when_anything_dies_or_forgets(registry, 
         children = running.children()
         running.process.kill()
         registry.eventually(lambda: not any(map(is_alive, children)))
-    with worker(settings, log, "index"):
+    with run_worker("index"):
         registry.eventually(is_published(registry, generation))
     assert len(index.read(registry.tenant).pools["main"].tasks) == 24
 
 
-def test_worker_ends_cleanly_when_asked_to(registry, settings, log):
-    with worker(settings, log, "matching") as running:
+def test_worker_ends_cleanly_when_asked_to(registry, settings, run_worker):
+    with run_worker("matching") as running:
         children = running.children()
         for pid in (running.pid, *children):
             assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
@@ -142,7 +81,7 @@ def test_worker_ends_cleanly_when_asked_to(registry, settings, log):
     registry.eventually(lambda: not any(map(is_alive, children)))
 
 
-def test_worker_says_which_setting_is_wrong_when_started(settings, log):
+def test_worker_says_which_setting_is_wrong_when_started():
     environment = {**os.environ, "DATABASE_URL": "mysql://x", "REDIS_URL": "redis://x"}
     environment.pop("QDRANT_URL", None)
     done = subprocess.run(

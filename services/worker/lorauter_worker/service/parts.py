@@ -35,8 +35,8 @@ _log = get_logger(__name__)
 WAIT_SECONDS = 1.0
 """How soon a part looks again whether other parts' batches left something of the budget."""
 
-MakeEvaluator = Callable[[Sequence[Backend], float], Evaluator]
-"""Makes an evaluator of backends, all engines or none, and the seconds that a batch may take."""
+MakeEvaluator = Callable[[Sequence[tuple[str, str]], float], Evaluator]
+"""Makes an evaluator of backends (kind, url) and the seconds that a batch may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +164,12 @@ class Part:
             evaluator = self._evaluator = self._evaluator or self._make_evaluator()
             self.means.pace.sent(len(cells))
             results = evaluator.evaluate(table.questions(cells), table.task.scoring, plan.likelihood_only)
-        except Exception:
+        except Exception as error:
             with suppress(LeaseLost):
                 self._recorder.give_back()
+            if plan.likelihood_only and getattr(error, "reason", "") == "LIKELIHOOD_UNSUPPORTED":
+                self._tells_likelihoods = False  # so that the next plan asks for scores
+                return {}
             raise
         telemetry.EVALUATIONS.inc(len(results))
         answers = self._refusals.sort_out(table, cells, results)
@@ -188,14 +191,8 @@ class Part:
                 Backend.pool == self.operation.pool,
                 Backend.state == "ACTIVE",
             )
-            backends = session.exec(statement).all()
-        if not backends:
-            raise FailedPrecondition(
-                "NO_EVALUATOR", "the pool has no active backend: register one to measure on"
-            )
-        engines = [row for row in backends if row.kind == "ENGINE"]
-        seconds = self.means.settings.evaluation_timeout_seconds
-        return self.means.make_evaluator(engines or backends, seconds)
+            backends = [(row.kind, row.url) for row in session.exec(statement)]
+        return self.means.make_evaluator(backends, self.means.settings.evaluation_timeout_seconds)
 
     def _put_out(self, table: TaskTable, idle: Sequence[int]) -> bool:
         """Quarantines adapters without effect; returns whether there were any."""

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlmodel import Session
 
 from lorauter_worker.domain.arms import Arm
-from lorauter_worker.ports import Answer, Refused
+from lorauter_worker.ports import UNLIKELY, Answer, Refused
 from lorauter_worker.service.task_table import TaskTable
 
 LEAST_EXAMPLES = 4
@@ -64,7 +64,7 @@ def without_effect(table: TaskTable) -> list[int]:
     """
     likelihoods = table.table.likelihoods
     base = likelihoods[table.table.base]
-    tells = np.isfinite(likelihoods) & np.isfinite(base) & (base < -UNSURE)
+    tells = np.isfinite(likelihoods) & (base > UNLIKELY) & (base < -UNSURE)
     with np.errstate(invalid="ignore"):
         differs = tells & (np.abs(likelihoods - base) > SAME * np.abs(base))
     if not differs.any():

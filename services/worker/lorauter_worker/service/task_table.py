@@ -89,7 +89,12 @@ class TaskTable:
         """Returns what to ask for cells (row, example)."""
         inputs = {place: build_input(self.task.prompt, self.task.examples[place].input) for _, place in cells}
         return [
-            Question(inputs[place], self.task.examples[place].target, self.arms[row].digest)
+            Question(
+                inputs[place],
+                self.task.examples[place].target,
+                self.arms[row].digest,
+                "" if self.arms[row].is_base else self.arms[row].adapter_id,
+            )
             for row, place in cells
         ]
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlmodel import Session, col, select
 
+from lorauter.errors import FailedPrecondition
 from lorauter.store import tables, write
 from lorauter_worker.domain.pacing import Pace
 from lorauter_worker.ports import Answer, Fault, Refused
@@ -36,15 +37,17 @@ class ScriptedEvaluator:
     """Batches of (adapter's digest, target)."""
     opened: int = 0
     closed: int = 0
-    backends: list[str] = field(default_factory=list)
+    backends: list[tuple[str, str]] = field(default_factory=list)
 
     def __call__(self, backends, timeout_seconds) -> ScriptedEvaluator:
-        self.backends = [row.id for row in backends]
+        self.backends = list(backends)
         self.opened += 1
         return self
 
     def evaluate(self, questions, scoring, likelihood_only=False):
         self.before()
+        if likelihood_only and not self.tells_likelihoods:
+            raise FailedPrecondition("LIKELIHOOD_UNSUPPORTED", "it tells none")
         self.asked.append([(question.adapter, question.target) for question in questions])
         return [self._answer(question, likelihood_only) for question in questions]
 
@@ -88,7 +91,13 @@ class Matchings:
     def matcher(self, evaluator, pace: Pace | None = None, wakeups=None, **settings) -> Matcher:
         """A worker's matcher: exhaustive, unless told otherwise."""
         chosen = self.settings.model_copy(update={"matching_strategy": "exhaustive", **settings})
-        means = Means(self.registry.engine, evaluator, Silent() if wakeups is None else wakeups, chosen, pace or Pace(0.0))
+        means = Means(
+            self.registry.engine,
+            evaluator,
+            Silent() if wakeups is None else wakeups,
+            chosen,
+            pace or Pace(0.0),
+        )
         return Matcher(means, "test")
 
     def start(self, **request: Any) -> str:

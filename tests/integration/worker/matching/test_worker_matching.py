@@ -97,14 +97,13 @@ def test_no_matching_starts_when_there_is_no_active_backend(pool, matchings, scr
     assert start_matchings(pool.engine, pool.tenant) == 1
 
 
-@pytest.mark.parametrize(("states", "asked"), [("ACTIVE", ["engine"]), ("DRAINING", ["tgi"])])
-def test_engines_are_asked_before_others_when_there_are_both(pool, matchings, scripted, states, asked):
+def test_active_backends_alone_are_asked_when_some_are_draining(pool, matchings, scripted):
     pool.add_backend("http://127.0.0.1:2", kind="TGI")
-    pool.execute("UPDATE backend SET state = :state WHERE id = 'engine'", state=states)
+    pool.add_backend("http://127.0.0.1:3", kind="VLLM", state="DRAINING")
     matchings.start()
     evaluator = scripted()
     matchings.matcher(evaluator).drain()
-    assert evaluator.backends == asked
+    assert sorted(evaluator.backends) == [("ENGINE", "http://127.0.0.1:1"), ("TGI", "http://127.0.0.1:2")]
 
 
 def test_tasks_are_matched_without_work_when_everything_was_imported(pool):
