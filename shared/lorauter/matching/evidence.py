@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lorauter.matching.model import Floats, Plan, Table
-from lorauter.matching.ranking import LEAST_LIKELIHOOD, best_first
+from lorauter.matching.ranking import best_first
 from lorauter.matching.shrinking import Usual, usual_scores
+
+LEAST_LIKELIHOOD = -50.0
+"""What a lower log-likelihood of a token counts as: it is nil either way, and -inf has no mean."""
 
 PRIOR_VARIANCE = 0.3
 PRIOR_FREEDOM = 2.0

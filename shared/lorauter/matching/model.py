@@ -81,8 +81,10 @@ class Strategy(Protocol):
     rounds that the others passed.
     """
 
-    name: str
-    """What callers select it by."""
+    @property
+    def name(self) -> str:
+        """What callers select it by."""
+        ...
 
     def plan(self, table: Table, arms: Mask | None = None) -> Plan:
         """Returns what to measure next.

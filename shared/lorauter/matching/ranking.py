@@ -7,21 +7,25 @@ from numpy.typing import NDArray
 
 from lorauter.matching.model import Floats
 
-LEAST_LIKELIHOOD = -50.0
-"""What a lower log-likelihood of a token counts as: it is nil either way, and -inf has no mean."""
+TARGET_TOKENS = 8
+"""About how many tokens a target has: what turns a token's likelihood into that of a whole right answer.
+
+Whole answers are what scores count. Tokens alone let one hopeless example outweigh many sure ones.
+"""
 
 
 def best_first(scores: Floats, likelihoods: Floats) -> NDArray[np.intp]:
-    """Returns the rows of (S, m) by mean score, best first; ties by mean likelihood, then by row."""
-    return np.lexsort((-mean_likelihoods(likelihoods), -scores.mean(axis=1).round(9)))
+    """Returns the rows of (S, m) by mean score, best first; ties by certainty, then by row."""
+    return np.lexsort((-certainty(likelihoods), -scores.mean(axis=1).round(9)))
 
 
-def mean_likelihoods(likelihoods: Floats) -> Floats:
-    """Returns (S,) the mean of each row's known likelihoods; the least of all where none is known."""
+def certainty(likelihoods: Floats) -> Floats:
+    """Returns (S,) the mean over each row's known examples of the probability of the target; 0 without any.
+
+    ``likelihoods``: (S, m), the mean log-likelihood of the target's tokens, NaN where unknown.
+    """
     known = ~np.isnan(likelihoods)
+    chances = np.where(known, np.exp(TARGET_TOKENS * np.where(known, likelihoods, 0.0)), 0.0)
     counts = known.sum(axis=1)
-    totals = np.where(known, np.maximum(np.nan_to_num(likelihoods, nan=0.0), LEAST_LIKELIHOOD), 0.0).sum(
-        axis=1
-    )
-    means: Floats = np.divide(totals, counts, out=np.full(len(counts), LEAST_LIKELIHOOD), where=counts > 0)
+    means: Floats = np.divide(chances.sum(axis=1), counts, out=np.zeros(len(counts)), where=counts > 0)
     return means

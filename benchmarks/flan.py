@@ -1,0 +1,74 @@
+"""Reads FLAN data: 48 tasks, their validation sets and queries, and what 48 adapters really scored."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flan:
+    """T tasks in the order of affinity.csv.
+
+    ``affinity``: float64 (T, T), 0..1, the score of adapter a (column) on task t (row); adapter t is the one
+    trained on task t, the aligned adapter. ``clusters``: (T,) names. ``validation`` and ``queries``: inputs
+    by task; queries that stand in a validation set are left out.
+    """
+
+    tasks: tuple[str, ...]
+    clusters: tuple[str, ...]
+    affinity: Floats
+    validation: dict[str, list[str]]
+    queries: dict[str, list[str]]
+
+    def percent_of_oracle(self, scores: dict[str, list[float]]) -> float:
+        """Returns the mean over clusters of cluster mean / aligned adapters' cluster mean, in %.
+
+        ``scores`` are those of the queries by task.
+        """
+        shares = []
+        for cluster in sorted(set(self.clusters)):
+            rows = [row for row, name in enumerate(self.clusters) if name == cluster]
+            had = [score for row in rows for score in scores[self.tasks[row]]]
+            aligned = [self.affinity[row, row] for row in rows for _ in scores[self.tasks[row]]]
+            shares.append(np.mean(had) / np.mean(aligned))
+        return 100 * float(np.mean(shares))
+
+
+def read_flan(directory: Path) -> Flan:
+    """Reads affinity.csv, tasks.jsonl, validation.jsonl and queries.jsonl in ``directory``."""
+    with (directory / "affinity.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file))
+    tasks = tuple(row[0] for row in rows)
+    if tuple(header[1:]) != tasks:
+        raise ValueError(f"{directory}/affinity.csv: rows and columns do not name the same tasks in order")
+    clusters = {row["task"]: row["cluster"] for row in _lines(directory / "tasks.jsonl")}
+    validation = _inputs(directory / "validation.jsonl")
+    seen = {text for texts in validation.values() for text in texts}
+    queries = _inputs(directory / "queries.jsonl")
+    return Flan(
+        tasks=tasks,
+        clusters=tuple(clusters[task] for task in tasks),
+        affinity=np.array([[float(score) for score in row[1:]] for row in rows]) / 100,
+        validation=validation,
+        queries={task: [text for text in texts if text not in seen] for task, texts in queries.items()},
+    )
+
+
+def _inputs(path: Path) -> dict[str, list[str]]:
+    by_task: dict[str, list[str]] = {}
+    for line in _lines(path):
+        by_task.setdefault(line["task"], []).append(line["input"])
+    return by_task
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
