@@ -1,7 +1,7 @@
-"""The worker's pure rules: versions, cells, scores, spacing, settings."""
+"""The worker's pure rules: versions, requests, pace, what a snapshot keeps, spacing, settings."""
 
 import itertools
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from lorauter.routing.model import Affinity
 from lorauter.store.serving import served_version
 from lorauter_worker.config import Settings
-from lorauter_worker.domain.cells import BASE_ARM, Arm, MatchingTask, Measured, Scope, next_batch, plan
-from lorauter_worker.domain.scores import KEPT, kept_affinities, mean_and_error
+from lorauter_worker.domain.arms import BASE_ARM, Arm
+from lorauter_worker.domain.kept import KEPT, kept_affinities
+from lorauter_worker.domain.matching_request import MatchingRequest
+from lorauter_worker.domain.pacing import Pace
 from lorauter_worker.domain.spacing import spaced
 from lorauter_worker.domain.versions import Version, matched_versions, routed_version, servable
 
@@ -70,19 +72,6 @@ def test_pins_end_when_a_version_drains():
     assert (known.aliases, known.routable) == (("old",), False)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
-def test_mean_and_error_are_bounded_when_scores_are(scores):
-    mean, error = mean_and_error(scores)
-    assert -1e-9 <= mean <= 1 + 1e-9
-    assert 0 <= error <= 0.5 + 1e-9
-
-
-def test_standard_error_is_the_binomial_one_when_scores_are_0_or_1():
-    mean, error = mean_and_error([1.0] * 3 + [0.0] * 7)
-    assert mean == pytest.approx(0.3)
-    assert error == pytest.approx((0.3 * 0.7 / 9) ** 0.5)
-
-
 def affinity(adapter: str, score: float, error: float = 0.1) -> Affinity:
     return Affinity(adapter, 0 if adapter == "base" else 1, score, 10, error)
 
@@ -103,58 +92,49 @@ def test_equal_scores_go_to_the_surer_when_ranked():
     assert [a.adapter_id for a in kept] == ["c", "a", "b"]
 
 
-def task(task_id: str, measured=(), examples: int = 10) -> MatchingTask:
-    held = Measured("exact_match", 1, "sha256:p", NOW)
-    return MatchingTask(
-        task_id, NOW, 1, "exact_match", 1, "sha256:p", examples, "EMBEDDED", {a.key: held for a in measured}
-    )
+def test_request_is_read_as_written_when_stored():
+    request = MatchingRequest(("t",), ("a",), True, "paper", 7, 1.5, -3)
+    assert MatchingRequest.from_json(request.to_json()) == request
+    assert MatchingRequest.from_json({}) == MatchingRequest()
 
 
-A, B = Arm("a", 1, "sha256:a"), Arm("b", 1, "sha256:b")
+def test_request_asks_for_the_base_always_when_it_names_tasks_and_adapters():
+    request = MatchingRequest(task_ids=("t",), adapter_ids=("a",))
+    assert request.asks_for_task("t")
+    assert not request.asks_for_task("u")
+    assert request.asks_for_arm(Arm("a", 2, "sha256:a"))
+    assert request.asks_for_arm(BASE_ARM)
+    assert not request.asks_for_arm(Arm("b", 1, "sha256:b"))
+    assert MatchingRequest().asks_for_task("any")
 
 
-def test_plan_measures_new_tasks_first_and_the_base_last_when_cells_are_missing():
-    known = task("known", measured=[A, BASE_ARM])
-    plans = plan([known, task("new")], [B, A], Scope())
-    assert [(p.task.task_id, p.arms) for p in plans] == [("new", (A, B, BASE_ARM)), ("known", (B,))]
-    assert [p.evaluations for p in plans] == [30, 10]
+@pytest.mark.parametrize(("rate", "wanted", "most"), [(0.0, 512, 512), (10.0, 512, 10), (0.5, 512, 1)])
+def test_a_batch_is_what_the_rate_allows_in_a_second_when_one_is_set(rate, wanted, most):
+    assert Pace(rate).most(wanted) == most
 
 
-def test_plan_is_empty_when_everything_is_measured():
-    assert plan([task("known", measured=[A, B, BASE_ARM])], [A, B], Scope()) == []
-    assert plan([task("empty", examples=0)], [A], Scope()) == []
+def test_batches_wait_for_what_was_sent_when_a_rate_is_set():
+    now = 100.0
+    pauses: list[float] = []
+    pace = Pace(10.0, now=lambda: now, sleep=pauses.append)
+    pace.wait()
+    pace.sent(5)
+    pace.wait()
+    now += 0.2
+    pace.wait()
+    now += 60.0
+    pace.wait()
+    pace.sent(1)
+    pace.wait()
+    assert pauses == pytest.approx([0.5, 0.3, 0.1])
 
 
-@pytest.mark.parametrize(
-    "outdated",
-    [
-        Measured("other", 1, "sha256:p", NOW),
-        Measured("exact_match", 2, "sha256:p", NOW),
-        Measured("exact_match", 1, "sha256:q", NOW),
-    ],
-)
-def test_a_cell_is_measured_again_when_it_was_measured_otherwise(outdated):
-    old = MatchingTask("t", NOW, 1, "exact_match", 1, "sha256:p", 10, "MATCHED", {BASE_ARM.key: outdated})
-    (only,) = plan([old], [], Scope())
-    assert only.arms == (BASE_ARM,)
-
-
-def test_cells_are_outdated_when_an_operation_measures_again():
-    known = task("known", measured=[A, BASE_ARM])
-    assert plan([known], [A], Scope(remeasure_before=NOW)) == []
-    (only,) = plan([known], [A], Scope(remeasure_before=NOW + timedelta(seconds=1)))
-    assert only.arms == (A, BASE_ARM)
-
-
-def test_scope_limits_adapters_but_never_the_base_when_given():
-    (only,) = plan([task("t"), task("u")], [A, B], Scope(task_ids={"u"}, adapter_ids={"b"}))
-    assert (only.task.task_id, only.arms) == ("u", (B, BASE_ARM))
-
-
-@pytest.mark.parametrize(("most", "arms"), [(1, 1), (10, 1), (19, 1), (20, 2), (1000, 3)])
-def test_a_batch_holds_whole_cells_when_it_is_limited(most, arms):
-    (only,) = plan([task("t")], [A, B], Scope())
-    assert len(next_batch(only, most)) == arms
+def test_nothing_waits_when_no_rate_is_set():
+    pauses: list[float] = []
+    pace = Pace(0.0, sleep=pauses.append)
+    pace.sent(10**6)
+    pace.wait()
+    assert pauses == []
 
 
 @given(st.integers(0, 2000), st.integers(1, 300))
@@ -180,7 +160,14 @@ def test_settings_split_queues_when_given_as_text():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"queues": "index,other"}, {"queues": ""}, {"heartbeat_seconds": 6.0}, {"lease_seconds": 0.1}],
+    [
+        {"queues": "index,other"},
+        {"queues": ""},
+        {"heartbeat_seconds": 6.0},
+        {"lease_seconds": 0.1},
+        {"matching_strategy": "guess"},
+        {"matching_rate": 0.01},
+    ],
 )
 def test_settings_are_refused_when_they_cannot_work(wrong):
     with pytest.raises(ValidationError):
