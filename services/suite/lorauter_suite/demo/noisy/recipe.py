@@ -35,21 +35,21 @@ class Kind(StrEnum):
 
 AMOUNTS: dict[Kind, tuple[float, ...]] = {
     Kind.SCALED: (-1.0, -0.5, 0.25, 0.5, 0.75, 1.5, 2.0),
-    Kind.NOISED: (0.25, 0.5, 1.0, 1.5, 2.0, 3.0),
+    Kind.NOISED: (0.5, 1.0, 2.0, 3.0),
     Kind.DILUTED: (0.9, 0.7, 0.5, 0.3),
     Kind.MIXED: (0.9, 0.7, 0.5),
     Kind.CROSSED: (1.0,),
-    Kind.RANDOM: (0.5, 1.0, 2.0),
+    Kind.RANDOM: (1.0, 4.0, 16.0),
 }
 """The numbers that each kind of derived adapter takes: a factor on the whole; the noise's size relative to
 the weights'; the first parent's share (of a mix with noise, or with another adapter); a factor on noise."""
 
 DERIVED = (
-    *(Kind.RANDOM,) * 4,
-    *(Kind.NOISED,) * 5,
+    *(Kind.RANDOM,) * 6,
+    *(Kind.NOISED,) * 4,
     *(Kind.SCALED,) * 3,
     *(Kind.DILUTED,) * 2,
-    *(Kind.MIXED,) * 4,
+    *(Kind.MIXED,) * 3,
     *(Kind.CROSSED,) * 2,
 )
 """The kinds of derived adapters, as often as each comes in 20."""
