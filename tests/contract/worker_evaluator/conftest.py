@@ -318,10 +318,11 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture
 def front(engine_url: str, pool: Pool) -> Iterator[Callable[..., Front]]:
-    """Starts servers in front of the engine."""
+    """Starts servers of a kind, by its name, in front of the engine."""
     fronts: list[Front] = []
 
-    def start(made: type[Front], **given: Any) -> Front:
+    def start(kind: str, **given: Any) -> Front:
+        made = next(each for each in KINDS if each.name == kind).front
         fronts.append(made(given.pop("engine_url", engine_url), given.pop("digests", pool.digests), **given))
         return fronts[-1]
 
@@ -331,6 +332,15 @@ def front(engine_url: str, pool: Pool) -> Iterator[Callable[..., Front]]:
 
 
 @pytest.fixture
-def fronts() -> Mapping[str, type[Front]]:
-    """The kinds of servers by name."""
-    return {kind.name: kind.front for kind in KINDS}
+def evaluator() -> Iterator[Callable[..., Any]]:
+    """Makes evaluators by the kind's name, of URLs or fronts, and closes them."""
+    made = []
+
+    def make(kind: str, *servers: Front | str, seconds: float = 60.0) -> Any:
+        urls = [each if isinstance(each, str) else each.url for each in servers]
+        made.append(next(each for each in KINDS if each.name == kind).make(urls, seconds))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

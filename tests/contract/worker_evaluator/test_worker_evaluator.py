@@ -18,18 +18,15 @@ READ = Scoring(Metric("ends_right", 1, of_text=lambda p, t: float(p[-1:] == t[-1
 
 
 @pytest.fixture
-def evaluate(kind, front):
+def evaluate(kind, evaluator, front):
     """Evaluates on a new front; returns it and the results."""
-    made = []
 
     def run(questions, scoring, *given, seconds=60.0, **settings):
-        served = front(kind.front, **settings)
-        made.append(kind.make([served.url + "/"], seconds))
-        return served, made[-1].evaluate(questions, scoring, *given)
+        served = front(kind.name, **settings)
+        made = evaluator(kind.name, served.url + "/", seconds=seconds)
+        return served, made.evaluate(questions, scoring, *given)
 
-    yield run
-    for evaluator in made:
-        evaluator.close()
+    return run
 
 
 def scores(results):
@@ -83,14 +80,13 @@ def test_only_the_adapters_that_are_not_there_are_refused_when_others_are(evalua
     assert all(isinstance(result, Answer) for result in results[8:12])
 
 
-def test_a_refused_adapter_is_not_asked_again_when_more_batches_follow(kind, front, pool):
-    served = front(kind.front)
-    evaluator = kind.make([served.url], 60.0)
-    first = evaluator.evaluate(pool.questions("dash-word", "gone"), EXACT)
+def test_a_refused_adapter_is_not_asked_again_when_more_batches_follow(kind, evaluator, front, pool):
+    served = front(kind.name)
+    made = evaluator(kind.name, served, seconds=60.0)
+    first = made.evaluate(pool.questions("dash-word", "gone"), EXACT)
     calls = len(served.calls)
-    assert evaluator.evaluate(pool.questions("reverse-word", "gone"), EXACT) == first
+    assert made.evaluate(pool.questions("reverse-word", "gone"), EXACT) == first
     assert len(served.calls) == calls
-    evaluator.close()
 
 
 def test_a_question_scores_0_and_nobody_is_refused_when_not_even_the_base_can_take_it(evaluate, pool):
@@ -123,13 +119,10 @@ def test_likelihood_is_the_mean_of_the_targets_tokens_when_only_it_is_asked_for(
     assert sum(own) > sum(base) + 0.1
 
 
-def test_likelihood_is_the_same_when_tgi_and_vllm_read_the_target(front, fronts, pool):
-    from lorauter_worker.adapters.tgi_evaluator import TgiEvaluator
-    from lorauter_worker.adapters.vllm_evaluator import VllmEvaluator
-
+def test_likelihood_is_the_same_when_tgi_and_vllm_read_the_target(evaluator, front, pool):
     asked = pool.questions("upper-word", "dash-word-a", 4) + pool.questions("upper-word", "", 4)
-    tgi = TgiEvaluator([front(fronts["tgi"]).url], 60.0).evaluate(asked, EXACT, True)
-    vllm = VllmEvaluator([front(fronts["vllm"]).url], 60.0).evaluate(asked, EXACT, True)
+    tgi = evaluator("tgi", front("tgi")).evaluate(asked, EXACT, True)
+    vllm = evaluator("vllm", front("vllm")).evaluate(asked, EXACT, True)
     expected = [result.likelihood for result in tgi]
     assert [result.likelihood for result in vllm] == pytest.approx(expected, abs=1e-4)
 
@@ -149,12 +142,11 @@ def test_nothing_is_asked_when_there_are_no_questions(evaluate):
         assert (served.calls, results) == ([], [])
 
 
-def test_unavailable_is_raised_when_nobody_listens(kind, pool):
-    evaluator = kind.make(["http://127.0.0.1:9"], 0.5)
+def test_unavailable_is_raised_when_nobody_listens(kind, evaluator, pool):
+    made = evaluator(kind.name, "http://127.0.0.1:9", seconds=0.5)
     with pytest.raises(Unavailable) as caught:
-        evaluator.evaluate(pool.questions("dash-word"), EXACT)
+        made.evaluate(pool.questions("dash-word"), EXACT)
     assert caught.value.reason == "BACKEND_UNAVAILABLE"
-    evaluator.close()
 
 
 @contextmanager
@@ -164,36 +156,33 @@ def silent():
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_unavailable_is_raised_and_nobody_refused_when_the_server_hangs(kind, pool):
+def test_unavailable_is_raised_and_nobody_refused_when_the_server_hangs(kind, evaluator, pool):
     with silent() as url:
-        evaluator = kind.make([url], 1.0)
+        made = evaluator(kind.name, url, seconds=1.0)
         with pytest.raises(Unavailable) as caught:
-            evaluator.evaluate(pool.questions("dash-word", "dash-word-a"), EXACT)
+            made.evaluate(pool.questions("dash-word", "dash-word-a"), EXACT)
         assert caught.value.reason == "BACKEND_UNAVAILABLE"
-        evaluator.close()
 
 
-def test_another_replica_answers_when_one_is_away_or_hangs(kind, front, pool):
+def test_another_replica_answers_when_one_is_away_or_hangs(kind, evaluator, front, pool):
     with silent() as url:
-        evaluator = kind.make([url, "http://127.0.0.1:9", front(kind.front).url], 6.0)
+        made = evaluator(kind.name, url, "http://127.0.0.1:9", front(kind.name), seconds=6.0)
         asked = pool.questions("dash-word", "dash-word-a", 4)
         for _ in range(2):
-            assert sum(scores(evaluator.evaluate(asked, EXACT))) >= 3
-        evaluator.close()
+            assert sum(scores(made.evaluate(asked, EXACT))) >= 3
 
 
-def test_the_backend_is_blamed_when_it_is_no_server_of_its_kind(kind, pool):
+def test_the_backend_is_blamed_when_it_is_no_server_of_its_kind(kind, evaluator, pool):
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_):
             """Keeps the test's output quiet."""
 
     with HTTPServer(("127.0.0.1", 0), Quiet) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        evaluator = kind.make([f"http://127.0.0.1:{server.server_port}"], 5.0)
+        made = evaluator(kind.name, f"http://127.0.0.1:{server.server_port}", seconds=5.0)
         with pytest.raises((FailedPrecondition, Unavailable)) as caught:
-            evaluator.evaluate(pool.questions("dash-word"), EXACT)
+            made.evaluate(pool.questions("dash-word"), EXACT)
         assert caught.value.reason in ("BACKEND_REFUSED", "BACKEND_UNAVAILABLE")
-        evaluator.close()
         server.shutdown()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 CONNECT_SECONDS = 5.0
 """How long a replica may take to accept a connection, or to say that it is healthy."""
+LOOK_SECONDS = 1.0
+"""How often a replica that is away is looked for."""
 
 TRIES = 3
 """How often a call is tried that the backend fails at."""
@@ -86,7 +90,9 @@ class Replicas:
         self.urls = [url.rstrip("/") for url in urls]
         self.timeout_seconds = timeout_seconds
         self._slots = [url for _ in range(in_flight) for url in self.urls]
-        self._away: set[str] = set()
+        self._away: dict[str, float] = {}
+        """When each replica that is away is looked for again, by time.monotonic()."""
+        self._looking = threading.Lock()
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=len(self._slots))
         self._client = httpx.Client(trust_env=False, limits=limits)
 
@@ -106,12 +112,15 @@ class Replicas:
         slots = self._slots[: max(len(calls), len(self.urls))]  # the first ones are one of each replica
         if len(slots) == 1:
             self._serve(slots[0], calls, work)
-        else:
-            with ThreadPoolExecutor(len(slots)) as threads, work.ending_with_caller():
-                for url in slots:
-                    threads.submit(self._serve, url, calls, work)
-                work.wait()
-        return work.result()
+            return work.result()
+        threads = ThreadPoolExecutor(len(slots))
+        try:
+            for url in slots:
+                threads.submit(self._serve, url, calls, work)
+            return work.result()
+        finally:
+            work.end()
+            threads.shutdown(wait=False)  # one may still look for a replica that hangs
 
     def get(self, path: str) -> dict[str, dict[str, Any]]:
         """Returns what each replica that is there answers to a GET, by its URL."""
@@ -128,36 +137,38 @@ class Replicas:
         """Takes calls for one slot of a replica until none is left."""
         pause = FIRST_PAUSE_SECONDS
         try:
-            while True:
-                while url in self._away and not self._is_back(url):
+            while not work.is_over():
+                if not self._is_there(url):
                     work.rest(pause)
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-                    if work.is_over():
-                        return
-                place = work.take()
-                if place is None:
-                    return
-                outcome = self._try(url, calls[place])
-                if _has_failed(outcome) and work.tries(place) < TRIES:
-                    outcome = _Away(str(outcome))
-                if isinstance(outcome, _Away):
-                    work.give_back(place, f"{url} last: {outcome.why}")
-                    self._away.add(url)
-                    work.rest(max(pause, outcome.wait))
-                    pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-                else:
-                    work.put(place, outcome)
-                    pause = FIRST_PAUSE_SECONDS
+                elif (place := work.take()) is not None:
+                    outcome = self._try(url, calls[place])
+                    if _has_failed(outcome) and work.tries(place) < TRIES:
+                        outcome = _Away(str(outcome))
+                    if isinstance(outcome, _Away):
+                        self._away[url] = time.monotonic() + max(pause, outcome.wait)
+                        work.give_back(place, f"{url} last: {outcome.why}")
+                    else:
+                        work.put(place, outcome)
+                        pause = FIRST_PAUSE_SECONDS
         except BaseException as error:
             work.fail(error)
 
-    def _is_back(self, url: str) -> bool:
-        """Looks whether a replica that was away accepts calls again: it answers, whatever it says."""
+    def _is_there(self, url: str) -> bool:
+        """Looks, now and then, whether a replica that was away answers again, whatever it says."""
+        with self._looking:
+            due = self._away.get(url)
+            if due is None:
+                return True
+            if time.monotonic() < due:
+                return False
+            self._away[url] = time.monotonic() + LONGEST_PAUSE_SECONDS  # nobody else looks meanwhile
         try:
             self._client.get(f"{url}/health", timeout=CONNECT_SECONDS)
         except httpx.HTTPError:
+            self._away[url] = time.monotonic() + LOOK_SECONDS
             return False
-        self._away.discard(url)
+        self._away.pop(url, None)
         return True
 
     def _try(self, url: str, call: Call) -> Reply | _Away:

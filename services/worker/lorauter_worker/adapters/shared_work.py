@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from lorauter.errors import Unavailable
@@ -75,22 +73,14 @@ class SharedWork(Generic[Result]):
             self._error = self._error or error
             self._changed.notify_all()
 
-    def wait(self) -> None:
-        """Waits until the work is over."""
-        with self._changed:
-            self._changed.wait_for(self.is_over)
-
-    @contextmanager
-    def ending_with_caller(self) -> Iterator[None]:
-        """Ends the work when the block ends early, so that no thread goes on for a caller who left."""
-        try:
-            yield
-        except BaseException as error:
-            self.fail(error)
-            raise
+    def end(self) -> None:
+        """Ends the work for a caller who leaves early, so that no thread goes on for him."""
+        self.fail(Unavailable("CALLER_LEFT", "the caller left before the work was over"))
 
     def result(self) -> list[Result]:
-        """Returns the results in order; raises what the work failed with."""
+        """Waits until the work is over; returns the results in order, or raises what it failed with."""
+        with self._changed:
+            self._changed.wait_for(self.is_over)
         if self._error is not None:
             raise self._error
         return [self._results[place] for place in range(self._count)]
