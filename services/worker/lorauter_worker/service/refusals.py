@@ -13,8 +13,9 @@ from lorauter_worker.domain.arms import Arm
 from lorauter_worker.ports import UNLIKELY, Answer, Refused
 from lorauter_worker.service.task_table import TaskTable
 
-LEAST_EXAMPLES = 4
-"""Examples on which an adapter must answer as the base does before it counts as without effect."""
+LEAST_EXAMPLES = 2
+"""Examples on which an adapter must answer as the base does before it counts as without effect: as many as
+strategies measure every adapter of a large pool on."""
 
 SAME = 1e-5
 """Relative difference up to which two likelihoods are the same: float32 rounds by the shape of a batch."""
@@ -59,7 +60,7 @@ def without_effect(table: TaskTable) -> list[int]:
     """Returns the rows of adapters that change nothing, though another adapter does.
 
     An adapter changes nothing if the target is as likely as by the base on every example that both were
-    measured on, at least 4 of them. Smaller sets say too little; nor does this say anything where the
+    measured on, at least LEAST_EXAMPLES of them. Fewer say too little; nor does this say anything where the
     backend tells no likelihoods.
     """
     likelihoods = table.table.likelihoods

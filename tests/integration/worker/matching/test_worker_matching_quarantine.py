@@ -45,7 +45,7 @@ def test_no_adapter_is_quarantined_when_none_of_them_changes_anything(pool, matc
 
 
 def test_an_adapter_is_not_without_effect_when_too_few_examples_say_so(pool, matchings, scripted):
-    pool.put_task("french", pool.questions("french", 3))
+    pool.put_task("french", pool.questions("french", 1))
     pool.delete_task("sort")
     matchings.start()
     matchings.matcher(scripted({"digest-bb": 4}, idle={"digest-a"})).drain()
