@@ -6,6 +6,7 @@ from celery import Celery
 
 from lorauter.errors import Unavailable
 from lorauter_worker.adapters.celery_wakeups import CeleryWakeups
+from lorauter_worker.service import outbox
 from lorauter_worker.service.sweep import Sweep
 from lorauter_worker.tasks.app import create_app
 
@@ -33,6 +34,19 @@ def test_work_is_woken_once_when_it_is_due(registry, index_worker, sweep):
     names.clear()
     it.once()
     assert names == []
+
+
+def test_a_worker_is_woken_for_each_part_when_several_are_due(registry, sweep):
+    it, waiting, names = sweep
+    with registry.engine.begin() as connection:
+        outbox.owe(connection, registry.tenant, "matching", ["op/a", "op/b", "op/c"])
+    waiting["matching"] = 1
+    it.once()
+    assert names.count("matching") == 2
+    outbox.claim(registry.engine, "matching", "test", 60)
+    names.clear()
+    it.once()
+    assert names.count("matching") == 1
 
 
 def test_reconcile_is_woken_when_the_marker_is_lost(registry, index_worker, sweep):

@@ -33,10 +33,10 @@ def active_versions(versions: Sequence[Version]) -> list[int]:
     return sorted(version.version for version in versions if version.state == "ACTIVE")
 
 
-def matched_versions(aliases: Mapping[str, int], versions: Sequence[Version]) -> list[int]:
-    """Returns the versions worth measuring: the one that is served, and the newest active one."""
-    states = {version.version: version.state for version in versions}
-    return sorted({served_version(aliases, states), max(active_versions(versions), default=0)} - {0})
+def matched_versions(aliases: Mapping[str, int], active: Sequence[int]) -> list[int]:
+    """Returns the active versions worth measuring: the one that is served, and the newest."""
+    served = served_version(aliases, dict.fromkeys(active, "ACTIVE"))
+    return sorted({served, max(active, default=0)} - {0})
 
 
 def routed_version(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,38 +16,40 @@ from lorauter.metrics import metric
 from lorauter.telemetry import get_logger
 from lorauter_worker.domain.arms import BASE_ARM, Arm
 from lorauter_worker.domain.versions import matched_versions
-from lorauter_worker.service.state import read_adapters
 
 _log = get_logger(__name__)
 
+_ACTIVE = text(
+    "SELECT a.id, a.aliases, v.version, v.digest FROM adapter a "
+    "JOIN adapter_version v ON v.tenant = a.tenant AND v.adapter_id = a.id "
+    "WHERE a.tenant = :tenant AND a.pool = :pool AND v.state = 'ACTIVE'"
+)
 _METRICS = text(
     "SELECT DISTINCT v.metric FROM task t JOIN task_version v "
     "ON v.tenant = t.tenant AND v.task_id = t.id AND v.version = t.version "
     "WHERE t.tenant = :tenant AND t.pool = :pool"
 )
+# Task by task, what is there is counted: one range of the primary key each.
 _LACKING = text("""
 WITH arm AS MATERIALIZED (
     SELECT id, version FROM unnest(CAST(:ids AS text[]), CAST(:versions AS int[])) AS arm (id, version)),
 known AS (
     SELECT name, version FROM unnest(CAST(:metrics AS text[]), CAST(:metric_versions AS int[]))
-    AS known (name, version)),
-lack AS (
-    SELECT t.id, count(*) AS arms, bool_or(arm.id = :base) AS lacks_base
-    FROM task t
-    JOIN task_version v ON v.tenant = t.tenant AND v.task_id = t.id AND v.version = t.version
-    JOIN known ON known.name = v.metric
-    CROSS JOIN arm
-    WHERE t.tenant = :tenant AND t.pool = :pool AND v.example_count > 0
-      AND (CAST(:tasks AS text[]) IS NULL OR t.id = ANY(CAST(:tasks AS text[])))
-      AND NOT EXISTS (
-        SELECT 1 FROM affinity a
-        WHERE a.tenant = t.tenant AND a.task_id = t.id AND a.task_version = t.version
-          AND a.adapter_id = arm.id AND a.adapter_version = arm.version AND a.metric = v.metric
-          AND a.metric_version = known.version AND a.prompt_digest = v.prompt_digest
-          AND (CAST(:since AS timestamptz) IS NULL OR a.measure_time >= CAST(:since AS timestamptz)))
-    GROUP BY t.id)
-SELECT t.id, t.state, t.example_count, lack.arms, lack.lacks_base
-FROM lack JOIN task t ON t.tenant = :tenant AND t.id = lack.id ORDER BY t.id
+    AS known (name, version))
+SELECT t.id, t.state, t.example_count, CAST(:count AS int) - there.arms, NOT there.base
+FROM task t
+JOIN task_version v ON v.tenant = t.tenant AND v.task_id = t.id AND v.version = t.version
+JOIN known ON known.name = v.metric
+CROSS JOIN LATERAL (
+    SELECT count(*) AS arms, COALESCE(bool_or(arm.id = :base), false) AS base
+    FROM affinity a JOIN arm ON arm.id = a.adapter_id AND arm.version = a.adapter_version
+    WHERE a.tenant = t.tenant AND a.task_id = t.id AND a.task_version = t.version AND a.metric = v.metric
+      AND a.metric_version = known.version AND a.prompt_digest = v.prompt_digest
+      AND (CAST(:since AS timestamptz) IS NULL OR a.measure_time >= CAST(:since AS timestamptz))
+) AS there
+WHERE t.tenant = :tenant AND t.pool = :pool AND v.example_count > 0 AND there.arms < CAST(:count AS int)
+  AND (CAST(:tasks AS text[]) IS NULL OR t.id = ANY(CAST(:tasks AS text[])))
+ORDER BY t.id
 """)
 
 
@@ -63,13 +66,17 @@ class Lack:
 
 def read_arms(session: Session, tenant: str, pool_id: str) -> list[Arm]:
     """Returns what is measured of a pool: adapters' versions by id, the base last."""
-    adapters = [
-        Arm(adapter.row.id, version.version, version.digest)
-        for adapter in read_adapters(session, tenant, pool_id)
-        for version in adapter.versions
-        if version.version in matched_versions(adapter.row.aliases, adapter.versions)
+    versions: dict[str, dict[int, str]] = defaultdict(dict)
+    aliases: dict[str, dict[str, int]] = {}
+    for row in session.connection().execute(_ACTIVE, {"tenant": tenant, "pool": pool_id}):
+        versions[row.id][row.version] = row.digest
+        aliases[row.id] = row.aliases
+    arms = [
+        Arm(adapter_id, version, digests[version])
+        for adapter_id, digests in versions.items()
+        for version in matched_versions(aliases[adapter_id], list(digests))
     ]
-    return [*sorted(adapters), BASE_ARM]
+    return [*sorted(arms), BASE_ARM]
 
 
 def read_lacking(
@@ -91,6 +98,7 @@ def read_lacking(
         "pool": pool_id,
         "ids": [arm.adapter_id for arm in arms],
         "versions": [arm.version for arm in arms],
+        "count": len(arms),
         "metrics": list(metrics),
         "metric_versions": list(metrics.values()),
         "tasks": list(task_ids) or None,

@@ -85,11 +85,6 @@ def read_state(session: Session, tenant: str) -> RegistryState | None:
     return RegistryState(tenant, generation.value, pools)
 
 
-def read_adapters(session: Session, tenant: str, pool_id: str) -> list[AdapterState]:
-    """Returns one pool's adapters."""
-    return list(_adapters(session, tenant, [pool_id]).values())
-
-
 def _pinned(session: Session, tenant: str, pools: Sequence[tables.Pool]) -> dict[str, tables.Profile]:
     found = {}
     for pool in pools:
@@ -101,31 +96,24 @@ def _pinned(session: Session, tenant: str, pools: Sequence[tables.Pool]) -> dict
 
 
 def _read_adapters(session: Session, tenant: str, pools: Mapping[str, PoolState]) -> None:
-    adapters = _adapters(session, tenant, list(pools))
-    # only between active versions does it matter how well each is known
-    rivals = [id_ for id_, state in adapters.items() if len(active_versions(state.versions)) > 1]
-    measured = measured_tasks(session, tenant, rivals) if rivals else {}
-    for state in adapters.values():
-        row = state.row
-        pool = pools[row.pool]
-        pool.adapters.append(state)
-        pool.routed[row.id] = routed_version(row.aliases, state.versions, measured.get(row.id, {}))
-
-
-def _adapters(session: Session, tenant: str, pool_ids: Sequence[str]) -> dict[str, AdapterState]:
     adapter, version = tables.Adapter, tables.AdapterVersion
-    # one statement, for between two of them a registration may commit
     both = (
         select(adapter, version)
         .join(version)
-        .where(adapter.tenant == tenant, col(adapter.pool).in_(pool_ids))
+        .where(adapter.tenant == tenant, col(adapter.pool).in_(pools))
         .order_by(col(version.version))
     )
     adapters: dict[str, AdapterState] = {}
     for owner, row in session.exec(both):
         state = adapters.setdefault(owner.id, AdapterState(owner))
         state.versions.append(Version(row.version, row.digest, row.state, row.pins_until, row.successor))
-    return adapters
+    # only between active versions does it matter how well each is known
+    rivals = [id_ for id_, state in adapters.items() if len(active_versions(state.versions)) > 1]
+    measured = measured_tasks(session, tenant, rivals) if rivals else {}
+    for id_, state in adapters.items():
+        pool = pools[state.row.pool]
+        pool.adapters.append(state)
+        pool.routed[id_] = routed_version(state.row.aliases, state.versions, measured.get(id_, {}))
 
 
 def _read_tasks(session: Session, tenant: str, pools: Mapping[str, PoolState]) -> None:

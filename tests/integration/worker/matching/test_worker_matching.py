@@ -6,31 +6,11 @@ import pytest
 from sqlalchemy import event, text
 from sqlmodel import Session
 
-from lorauter.store import create_engine, write
+from lorauter.store import write
 from lorauter_worker.service.automatching import start_matchings
 from lorauter_worker.service.lacking import read_arms
-from lorauter_worker.service.state import read_adapters
 
 ARMS = (("a", 1), ("b", 1), ("base", 0))
-
-
-def test_pool_is_read_when_adapters_are_registered_meanwhile(pool):
-    writer = type(pool)(create_engine(pool.engine.url.render_as_string(hide_password=False)), pool.tenant)
-    added: list[str] = []
-
-    def register(*_) -> None:
-        added.append(f"new-{len(added)}")
-        writer.add_version(added[-1], f"digest-{added[-1]}")
-
-    with Session(pool.engine) as session:
-        event.listen(pool.engine, "before_cursor_execute", register)
-        try:
-            adapters = read_adapters(session, pool.tenant, "main")
-        finally:
-            event.remove(pool.engine, "before_cursor_execute", register)
-    assert added
-    assert all(adapter.versions for adapter in adapters)
-    writer.engine.dispose()
 
 
 def test_every_cell_is_measured_once_when_a_matching_starts_by_itself(pool, matchings, scripted):
@@ -271,6 +251,26 @@ def test_a_new_version_stays_unrouted_when_it_is_not_measured_yet(pool, matching
     matchings.matcher(evaluator).drain()
     assert {digest for digest, _ in evaluator.cells} == {"digest-a2a2"}
     assert routed() == [2]
+
+
+def test_no_statement_is_added_when_a_pool_has_more_adapters(pool, matchings, scripted):
+    def statements() -> int:
+        sent: list[str] = []
+
+        def note(connection, cursor, statement, *_) -> None:
+            sent.append(statement)
+
+        matchings.start(task_ids=["sort"], remeasure=True)
+        event.listen(pool.engine, "before_cursor_execute", note)
+        matchings.matcher(scripted(), matching_batch=1024).drain()
+        event.remove(pool.engine, "before_cursor_execute", note)
+        return len(sent)
+
+    few = statements()
+    for number in range(100):
+        pool.add_version(f"more-{number}", f"digest-{number}")
+    assert statements() == few
+    assert len(matchings.affinities()) == 103
 
 
 def test_no_deadlock_when_tasks_become_matched_while_the_registry_writes(pool):

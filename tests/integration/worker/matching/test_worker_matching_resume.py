@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from lorauter.errors import Unavailable
+from lorauter_worker.adapters.evaluators import make_evaluator
 from lorauter_worker.service import outbox
 from lorauter_worker.service.lease import Lease, LeaseLost
 
@@ -73,10 +74,10 @@ def test_operation_fails_at_once_when_its_strategy_is_unknown(pool, matchings, s
     assert matchings.rows() == []
 
 
-def test_operation_waits_when_its_pool_has_no_backend(pool, matchings, scripted):
+def test_operation_waits_when_its_pool_has_no_backend(pool, matchings):
     pool.execute("DELETE FROM backend")
     id_ = matchings.start(task_ids=["sort"])
-    matchings.matcher(scripted()).drain()
+    matchings.matcher(make_evaluator).drain()
     assert matchings.get(id_).state == "RUNNING"
     assert any(row.last_error.startswith("NO_EVALUATOR") for row in matchings.rows())
 
