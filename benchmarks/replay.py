@@ -24,8 +24,8 @@ CORRELATIONS = (0.5, 0.0)
 """Correlations of the normal variables behind two adapters' outcomes on one example; the first is shown."""
 
 SEEDS = 100
-CURVE_SEEDS = 20
-ROUTED_SEEDS = 4
+CURVE_SEEDS = 10
+ROUTED_SEEDS = 12
 
 PUBLISHED = {"3618": 1.0150, "972": 0.9922, "468": 0.9628, "9600": 1.0153}
 """The paper's evaluations a task, and its score as a share of the aligned adapter's."""
@@ -38,8 +38,8 @@ CURVE: Mapping[str, Strategy] = {
         f"default kept={kept} search={search:g} confidence={confidence:g}": DefaultStrategy(
             kept=kept, search=search, confidence=confidence
         )
-        for kept, search in ((2, 0.6), (3, 0.6), (3, 1.2), (5, 0.6), (5, 1.2), (10, 0.3), (10, 0.6))
-        for confidence in (0.75, 0.95)
+        for kept, search in ((1, 0.6), (2, 0.6), (3, 0.6), (3, 1.2), (5, 0.6), (5, 1.2), (10, 0.3), (10, 0.6))
+        for confidence in (0.75, 0.99)
     },
 }
 """Settings whose evaluations and regret are shown beside each other."""
@@ -52,7 +52,7 @@ def replay(directory: Path, seeds: int = SEEDS, cache: Path | None = None) -> di
     difficulty (a Gaussian copula; ``correlation`` tells what it comes to). ``regret`` is the best adapter's
     true score less the chosen one's, ``relative`` the chosen one's as a share of the aligned adapter's, both
     means over tasks and draws; ``worst_regret`` is of the worst task. ``routed`` is in % of Oracle, the mean
-    over a few draws. ``cache`` is a directory for the encoder's vectors.
+    over some draws. ``cache`` is a directory for the encoder's vectors.
     """
     begun = time.process_time()
     flan = read_flan(directory)

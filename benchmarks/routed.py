@@ -76,7 +76,7 @@ class RoutedFlan:
             tasks, adapters = self._barred(name, regime)
             if tasks not in pools:
                 pools[tasks] = compile_pool(self._pool(measured, tasks))
-            options = RouteOptions(exclude_adapters=adapters)
+            options = RouteOptions(exclude_adapters=adapters, task_count=1)
             scores[name] = []
             for vector, text in zip(self._queries[name], flan.queries[name], strict=True):
                 single = decide(pools[tasks], Query(vector, text), options).best_single

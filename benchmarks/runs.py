@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorauter.matching import Plan, Strategy, Table, winner
+from lorauter.matching.strategies.default import DefaultStrategy
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +31,7 @@ class Run:
 def run_strategy(strategy: Strategy, truth: Table, known: Table | None = None) -> Run:
     """Matches ``truth``, where all is known, starting from what ``known`` has measured of it, or nothing.
 
+    Only ``default`` breaks ties by likelihood; the others choose as published, by score and order alone.
     Only what was not known before is counted. A cell gives score and likelihood at once.
     """
     scores = np.full_like(truth.scores, np.nan) if known is None else known.scores.copy()
@@ -45,7 +47,7 @@ def run_strategy(strategy: Strategy, truth: Table, known: Table | None = None) -
         plan=plan,
         choosing=int(new[:, : truth.choosing].sum()),
         judging=int(new[:, truth.choosing :].sum()),
-        chosen=winner(table, plan),
+        chosen=winner(table, plan, by_likelihood=isinstance(strategy, DefaultStrategy)),
     )
 
 

@@ -100,22 +100,21 @@ def evidence(table: Table, plan: Plan) -> Sequence[Evidence]:
     ]
 
 
-def winner(table: Table, plan: Plan) -> int:
+def winner(table: Table, plan: Plan, by_likelihood: bool = True) -> int:
     """Returns the row of the adapter that the choosing examples choose; the base's row where none stayed.
 
-    Of the adapters that stay and were measured on most of the choosing examples, that of the best mean;
-    ties by likelihood, then by row.
+    Of the adapters that stay, that of the best mean on the examples that all of them were measured on; ties
+    by likelihood, unless ``by_likelihood`` is false, then by row. See ``eligible`` for whether it is any use.
     """
     chosen = table.scores[:, : table.choosing]
-    counts = np.where(table.adapters & (plan.fell == 0), (~np.isnan(chosen)).sum(axis=1), 0)
-    if counts.max(initial=0) == 0:
+    rows = np.flatnonzero(table.adapters & (plan.fell == 0) & ~np.isnan(chosen).all(axis=1))
+    if len(rows) == 0:
         return table.base
-    rows = np.flatnonzero(counts == counts.max())
-    used = ~np.isnan(chosen[rows[0]])
-    order = best_first(
-        np.nan_to_num(chosen[rows][:, used]), table.likelihoods[rows, : table.choosing][:, used]
-    )
-    return int(rows[order[0]])
+    shared = ~np.isnan(chosen[rows]).any(axis=0)
+    likelihoods = table.likelihoods[rows, : table.choosing][:, shared]
+    if not by_likelihood:
+        likelihoods = np.full_like(likelihoods, np.nan)
+    return int(rows[best_first(chosen[rows][:, shared], likelihoods)[0]])
 
 
 def _base_evidence(table: Table) -> Evidence:

@@ -16,7 +16,8 @@ Whole answers are what scores count. Tokens alone let one hopeless example outwe
 
 def best_first(scores: Floats, likelihoods: Floats) -> NDArray[np.intp]:
     """Returns the rows of (S, m) by mean score, best first; ties by certainty, then by row."""
-    return np.lexsort((-certainty(likelihoods), -scores.mean(axis=1).round(9)))
+    means = scores.sum(axis=1) / max(scores.shape[1], 1)
+    return np.lexsort((-certainty(likelihoods), -means.round(9)))
 
 
 def certainty(likelihoods: Floats) -> Floats:

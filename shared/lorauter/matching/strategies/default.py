@@ -15,7 +15,7 @@ from lorauter.matching.rounds import Rounds, plan_rounds
 KEPT = 10
 """Adapters that are measured on every example: routing by expected utility needs about the ten best."""
 
-CONFIDENCE = 0.95
+CONFIDENCE = 0.99
 """One-sided, of each comparison by which an adapter falls although its round has room for it."""
 
 SEARCH = 0.6
