@@ -148,15 +148,14 @@ class Part:
 
     def _reserve(self, plan: Plan) -> list[Cell]:
         """Returns the cells of the next batch, row by row; none if the part may not go on now."""
-        wanted = [(int(row), int(place)) for row, place in np.argwhere(plan.cells)]
+        wanted = np.argwhere(plan.cells)[: self.means.pace.most(self.means.settings.matching_batch)]
         self.means.pace.wait()
-        most = self.means.pace.most(min(len(wanted), self.means.settings.matching_batch))
-        count, account = self._recorder.reserve(most)
+        count, account = self._recorder.reserve(len(wanted))
         if account.stop is not None:
             self._recorder.leave()
         elif not count:
             outbox.carry_on(self.means.engine, self.lease.claim, WAIT_SECONDS)
-        return wanted[:count]
+        return [(int(row), int(place)) for row, place in wanted[:count]]
 
     def _ask(self, table: TaskTable, plan: Plan, cells: Sequence[Cell]) -> dict[Cell, Answer]:
         """Has a batch evaluated; returns, and fills in, the answers of the arms that gave any."""
