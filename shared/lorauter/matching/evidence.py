@@ -9,19 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from lorauter.matching.model import Floats, Plan, Table
+from lorauter.matching.paired import standard_errors
 from lorauter.matching.ranking import best_first
 from lorauter.matching.shrinking import Usual, usual_scores
 
 LEAST_LIKELIHOOD = -50.0
 """What a lower log-likelihood of a token counts as: it is nil either way, and -inf has no mean."""
-
-PRIOR_VARIANCE = 0.3
-PRIOR_FREEDOM = 2.0
-"""Variance of a paired difference, and its degrees of freedom, before any was seen.
-
-So an adapter like the base, answering apart from it, is eligible in at most 7 % of the cases for any number
-of examples and any score (5 % from some thirty on), while two wins of two, or three of three, suffice.
-"""
 
 _Z = 1.6448536269514722
 """Quantile of the normal distribution for a one-sided confidence of 95 %."""
@@ -71,18 +64,13 @@ def mean_and_error(scores: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / count)
 
 
-def lift_and_error(differences: Sequence[float]) -> tuple[float, float]:
-    """Returns the mean of at least one paired difference, -1..1, and the half width of its interval.
+def lift_and_error(differences: Floats) -> tuple[float, float]:
+    """Returns the mean of (m,) paired differences, -1..1, m ≥ 1, and the half width of its interval.
 
-    One-sided, 95 %, Student's t. The variance starts from pseudo-observations, so that three wins of three
-    are neither certain nor worthless.
+    One-sided, 95 %, Student's t on the errors of lorauter.matching.paired.
     """
-    count = len(differences)
-    mean = math.fsum(differences) / count
-    freedom = PRIOR_FREEDOM + count - 1
-    squares = math.fsum((difference - mean) ** 2 for difference in differences)
-    variance = (PRIOR_FREEDOM * PRIOR_VARIANCE + squares) / freedom
-    return mean, _student(freedom) * math.sqrt(variance / count)
+    errors, freedom = standard_errors(differences[None])
+    return float(differences.mean()), _student(freedom) * float(errors[0])
 
 
 def evidence(table: Table, plan: Plan) -> Sequence[Evidence]:
@@ -147,7 +135,7 @@ def _evidence(table: Table, row: int, base: Floats | None, usual: Usual, fell: i
         differences = (scores - base)[table.choosing :]
         differences = differences[~np.isnan(differences)]
         if len(differences):
-            lift, lift_error = lift_and_error(differences.tolist())
+            lift, lift_error = lift_and_error(differences)
             eligible = lift > lift_error
         if not eligible:
             shrunk = min(shrunk, _summary(base)[0])

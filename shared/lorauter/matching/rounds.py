@@ -69,11 +69,13 @@ def plan_rounds(table: Table, arms: Mask | None, rounds: Rounds) -> Plan:
 
 
 def _stays(table: Table, rows: NDArray[np.intp], rounds: Rounds, place: int) -> Mask:
-    end = rounds.ends[place]
+    end, most = rounds.ends[place], rounds.most[place]
     scores, likelihoods = table.scores[rows, :end], table.likelihoods[rows, :end]
     if rounds.screens and place == 0:
-        scores = np.zeros_like(scores)
-    return rounds.rule(scores, likelihoods, rounds.most[place])
+        stays = rounds.rule(np.zeros_like(scores), likelihoods, most)
+        stays[np.isnan(likelihoods).all(axis=1)] = True  # known by score alone: nothing to screen by
+        return stays
+    return rounds.rule(scores, likelihoods, most)
 
 
 def _unknown(table: Table, screening: bool) -> Mask:
@@ -95,8 +97,7 @@ def _plan(table: Table, cells: Mask, screening: bool, began: list[int], fell: In
 
 
 def _later(rounds: Rounds, place: int, count: int, examples: int) -> int:
-    """Returns the evaluations of the rounds after ``place``, which ``count`` adapters began, if as many
-    stay as may."""
+    """Returns the evaluations after the round at ``place``, begun by ``count``, if as many stay as may."""
     total = 0
     measured = 0 if rounds.screens and place == 0 else rounds.ends[place]
     for most, end in zip(rounds.most[place:], (*rounds.ends[place + 1 :], measured), strict=True):

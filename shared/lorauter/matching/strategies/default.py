@@ -9,6 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from lorauter.matching.model import Floats, Mask, Plan, Table
+from lorauter.matching.paired import standard_errors
 from lorauter.matching.ranking import best_first
 from lorauter.matching.rounds import Rounds, plan_rounds
 
@@ -31,10 +32,6 @@ that happens to be easy, or hard, for all then decides about hundreds."""
 FIRST_BY_SCORE = 4
 """Examples before any adapter falls where no likelihood is known: two scores that are right or wrong cannot
 tell hundreds of adapters apart."""
-
-PRIOR_VARIANCE = 0.25
-PRIOR_FREEDOM = 2.0
-"""Variance of a paired difference of scores, and its degrees of freedom, before any was seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class DefaultStrategy:
         order = best_first(scores, likelihoods)
         shortfall = scores[order[self.kept - 1]] - scores
         limit = NormalDist().inv_cdf(self.confidence)
-        may_belong: Mask = shortfall.mean(axis=1) <= limit * _errors(shortfall)
+        may_belong: Mask = shortfall.mean(axis=1) <= limit * standard_errors(shortfall)[0]
         may_belong[order[: self.kept]] = True
         may_belong[order[most:]] = False
         return may_belong
@@ -89,12 +86,3 @@ def _is_blind(table: Table, end: int) -> bool:
     """Returns whether the backend tells no likelihoods, as far as the first examples show."""
     first = np.s_[:, :end]
     return bool(np.isnan(table.likelihoods[first]).all() and not np.isnan(table.scores[first]).all())
-
-
-def _errors(differences: Floats) -> Floats:
-    """Returns (S,) the standard error of the mean of each row of paired differences (S, m)."""
-    count = differences.shape[1]
-    squares = ((differences - differences.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
-    variances = (PRIOR_FREEDOM * PRIOR_VARIANCE + squares) / (PRIOR_FREEDOM + count - 1)
-    errors: Floats = np.sqrt(variances / count)
-    return errors
