@@ -181,3 +181,14 @@ def test_known_names_are_told_when_a_strategy_is_unknown():
     with pytest.raises(InvalidArgument, match="default, exhaustive, paper") as caught:
         strategy("halving")
     assert caught.value.reason == "UNKNOWN_STRATEGY"
+
+
+def test_adapters_known_by_score_alone_stay_when_likelihoods_screen():
+    scores, likelihoods = np.full((2, 101, 40), np.nan)
+    likelihoods[:, :2] = -1.0
+    likelihoods[7] = np.nan
+    scores[7] = 1.0
+    plan = strategy("default").plan(Table(scores, likelihoods, 20, base=-1, likelihood_first=True))
+    assert not plan.likelihood_only
+    assert plan.fell[7] == 0
+    assert not plan.cells[7].any()
