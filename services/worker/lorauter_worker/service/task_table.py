@@ -172,23 +172,22 @@ def read_table(
         for arm in base_first
         if arm.is_base or arm.digest in rows or (arm.adapter_id, arm.version) not in imported
     ]
-    count = len(task.examples)
+    scores, likelihoods = np.full((2, len(chosen), len(task.examples)), np.nan)
     places = {example.key: place for place, example in enumerate(task.examples)}
-    scores, likelihoods = np.full((2, len(chosen), count), np.nan)
     times: dict[str, datetime] = {}
     for place, arm in enumerate(chosen):
         row = rows.get(arm.digest)
         if row is None or (since and arm in asked and row.measure_time < since):
             continue
         times[arm.digest] = row.measure_time
-        held = [(places[key], at) for at, key in enumerate(row.keys) if key in places]
-        for example, at in held:
-            scores[place, example] = row.scores[at]
-            likelihoods[place, example] = row.likelihoods[at]
+        for key, score, likelihood in zip(row.keys, row.scores, row.likelihoods, strict=True):
+            if key in places:
+                scores[place, places[key]] = score
+                likelihoods[place, places[key]] = likelihood
     table = Table(
         scores=scores,
         likelihoods=likelihoods,
-        choosing=choosing_count(count),
+        choosing=choosing_count(len(task.examples)),
         base=0,
         likelihood_first=task.scoring.metric.needs_generation,
     )
