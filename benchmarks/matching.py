@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks.live import live
-from benchmarks.regrets import NAMES, figures, replay_all
+from benchmarks.regrets import NAMES, figures, paired, replay_all
 from benchmarks.replay import replay
 from benchmarks.table import load_pool_table, measure_pool
 from benchmarks.throughput import throughput
@@ -28,16 +28,8 @@ from lorauter_suite.demo.noisy.training import trained_stacks
 from lorauter_suite.machine import machine, versions
 
 CURVE: Mapping[str, Strategy] = {
-    f"first={first} shrink={shrink} kept={kept}": DefaultStrategy(first=first, shrink=shrink, kept=kept)
-    for first, shrink, kept in (
-        (1, 4, 10),
-        (2, 8, 10),
-        (2, 4, 10),
-        (2, 2, 10),
-        (4, 4, 10),
-        (2, 4, 5),
-        (2, 4, 20),
-    )
+    f"default kept={kept} confidence={confidence:g}": DefaultStrategy(kept=kept, confidence=confidence)
+    for kept, confidence in ((3, 0.99), (5, 0.99), (20, 0.99), (40, 0.99), (10, 0.75), (10, 0.9))
 }
 """Settings of `default` whose evaluations and regrets are shown beside each other."""
 
@@ -56,7 +48,7 @@ def main(
     cache: Annotated[Path | None, typer.Option(help="Where trainings and the table are kept.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
     count: Annotated[int, typer.Option(min=1520, help="Sound adapters of the noisy pool.")] = 1536,
-    orders: Annotated[int, typer.Option(min=1, help="Orders of examples and adapters.")] = 20,
+    orders: Annotated[int, typer.Option(min=1, help="Orders of examples and adapters.")] = 30,
 ) -> None:
     """Measures what strategies cost and lose, in the noisy pool, on FLAN, and through the whole suite."""
     started = time.perf_counter()
@@ -120,6 +112,7 @@ def _replayed(path: Path, orders: int, seed: int) -> dict[str, Any]:
         "orders": orders,
         "strategies": {name: easy[name] for name in named},
         "hard": {name: hard[name] for name in named},
+        "default_minus_paper": {pool: paired(results, pool, "default", "paper") for pool in ("easy", "hard")},
         "curve": {name: {"easy": easy[name], "hard": hard[name]} for name in CURVE},
         "incremental": {
             "evaluations_fraction": round(float(np.mean(shares)), 5),
@@ -150,6 +143,10 @@ def _print(report: Mapping[str, Any]) -> None:
         f"{report['adapters']:,} adapters, {report['tasks']} tasks, {report['orders']} orders of examples"
     )
     out.print(table)
+    for pool, row in report["default_minus_paper"].items():
+        out.print(
+            f"{pool}: default's regret less paper's {row['difference']:+.4f} ± {row['standard_error']:.4f}"
+        )
     found = report["live"]
     out.print(
         f"live, {found['adapters']:,} adapters, two tasks: {found['evaluations']:,} evaluations in "

@@ -59,6 +59,8 @@ def replay_all(
             results += found
             shares += joined
             advance()
+        pool.close()
+        pool.join()
     return results, shares
 
 
@@ -72,6 +74,27 @@ def figures(results: Iterable[Result], pool: str) -> dict[str, dict[str, float]]
         if result.pool == pool:
             by_name.setdefault(result.name, []).append(result)
     return {name: _summary(rows) for name, rows in by_name.items()}
+
+
+def paired(results: Sequence[Result], pool: str, name: str, other: str) -> dict[str, float]:
+    """How much more regret ``name`` has than ``other`` on the same tasks in the same orders, with its error.
+
+    ``difference`` is of the means over tasks, ``worst_difference`` at the task that is worst for ``name``;
+    the standard errors are over orders.
+    """
+    rows = {(one.name, one.task, one.order): one.regret for one in results if one.pool == pool}
+    tasks, orders = sorted({task for _, task, _ in rows}), sorted({order for *_, order in rows})
+    ours, theirs = (
+        np.array([[rows[which, task, order] for order in orders] for task in tasks])
+        for which in (name, other)
+    )
+    worst = int(ours.mean(axis=1).argmax())
+    found = {}
+    for prefix, values in (("", (ours - theirs).mean(axis=0)), ("worst_", (ours - theirs)[worst])):
+        error = float(values.std(ddof=1)) / len(orders) ** 0.5 if len(orders) > 1 else 0.0
+        found[f"{prefix}difference"] = round(float(values.mean()), 5)
+        found[f"{prefix}standard_error"] = round(error, 5)
+    return found
 
 
 def _summary(rows: Sequence[Result]) -> dict[str, float]:

@@ -73,6 +73,8 @@ def measure_pool(recipe: NoisyRecipe, cache: Path, advance: Advance) -> Path:
         for row in pool.imap(_measure, range(len(names)), chunksize=4):
             rows.append(row)
             advance(len(rows))
+        pool.close()
+        pool.join()
     scores, likelihoods = (np.stack(values, axis=1) for values in zip(*rows, strict=True))
     unfinished = path.with_suffix(".part.npz")
     np.savez_compressed(

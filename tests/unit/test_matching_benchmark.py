@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.meter import Meter
-from benchmarks.regrets import NEAR_BASE, Result, figures, hardened, joining, shuffled
+from benchmarks.regrets import NEAR_BASE, Result, figures, hardened, joining, paired, shuffled
 from benchmarks.runs import regret, run_strategy
 from benchmarks.table import EXAMPLES, TASK_IDS, MeasuredPool, benchmark_examples
 from lorauter.matching import Table, strategy
@@ -114,3 +114,18 @@ def test_figures_take_the_worst_task_by_its_mean_over_orders():
     assert found["a"]["worst_regret"] == pytest.approx(0.2)
     assert found["a"]["worst_run_regret"] == pytest.approx(0.4)
     assert found["a"]["evaluations"] == 10
+
+
+def test_paired_differences_are_taken_within_each_order():
+    lost = {("a", 0): (0.3, 0.5), ("b", 0): (0.1, 0.5), ("a", 1): (0.1, 0.1), ("b", 1): (0.1, 0.1)}
+    results = [
+        Result("easy", name, task, order, 1, 1, regrets[order])
+        for (name, task), regrets in lost.items()
+        for order in range(2)
+    ]
+    assert paired(results, "easy", "a", "b") == {
+        "difference": 0.05,
+        "standard_error": 0.05,
+        "worst_difference": 0.1,
+        "worst_standard_error": 0.1,
+    }

@@ -50,6 +50,8 @@ def trained_stacks(recipe: NoisyRecipe, cache: Path, advance: Advance) -> Mappin
                 result.wait(0.5)
                 advance(done.value)
             result.get()
+            pool.close()
+            pool.join()
     return {key: stack for seed in paths for key, stack in _load(recipe, seed, paths[seed]).items()}
 
 
