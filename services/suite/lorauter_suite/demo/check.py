@@ -18,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from lorauter_suite.demo.base import frozen
 from lorauter_suite.demo.batches import Codec
@@ -45,6 +46,7 @@ class Loaded(NamedTuple):
 def load_pool(root: Path) -> Loaded:
     """The base, tokenizer and adapters of the pool at `root`, in float32."""
     manifest = read_manifest(root)
+    disable_progress_bar()  # it loads in no time, and would be drawn over the caller's
     model = LlamaForCausalLM.from_pretrained(root / "base", dtype=torch.float32)
     specs = [
         AdapterSpec(
