@@ -46,7 +46,8 @@ class Loaded(NamedTuple):
 def load_pool(root: Path) -> Loaded:
     """The base, tokenizer and adapters of the pool at `root`, in float32."""
     manifest = read_manifest(root)
-    disable_progress_bar()  # it loads in no time, and would be drawn over the caller's
+    # loading takes no time, and its bar would be drawn over the caller's
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     model = LlamaForCausalLM.from_pretrained(root / "base", dtype=torch.float32)
     specs = [
         AdapterSpec(
