@@ -63,16 +63,17 @@ class AsyncTransport:
 
         async def attempt(seconds: float) -> R:
             call = method(timeout=seconds)
+            sending = asyncio.create_task(_send(call, requests()))
+            # A write that fails after the server's answer came would overwrite its status with INTERNAL.
+            call.add_done_callback(lambda _: sending.cancel())
             try:
-                for request in requests():
-                    await call.write(request)
-                await call.done_writing()
-            except (grpc.RpcError, asyncio.InvalidStateError):
+                await asyncio.wait([sending])
+                error = None if sending.cancelled() else sending.exception()
+                if error is not None and not isinstance(error, grpc.RpcError):
+                    raise error
                 return await call
-            except BaseException:
+            finally:
                 call.cancel()
-                raise
-            return await call
 
         return await self._tried(attempt, idempotent, timeout_seconds)
 
@@ -105,3 +106,9 @@ class AsyncTransport:
                 break
             await asyncio.sleep(wait or 0.0)
         raise error
+
+
+async def _send(call: grpc.aio.StreamUnaryCall[Message, R], requests: Iterable[Message]) -> None:
+    for request in requests:
+        await call.write(request)
+    await call.done_writing()
