@@ -13,9 +13,9 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from benchmarks.live import live
+from benchmarks.matching_report import print_report
 from benchmarks.regrets import NAMES, figures, paired, replay_all
 from benchmarks.replay import replay
 from benchmarks.table import load_pool_table, measure_pool
@@ -28,7 +28,7 @@ from lorauter_suite.demo.noisy.training import trained_stacks
 from lorauter_suite.machine import machine, versions
 
 CURVE: Mapping[str, Strategy] = {
-    f"default kept={kept} confidence={confidence:g}": DefaultStrategy(kept=kept, confidence=confidence)
+    f"kept {kept}, confidence {confidence:g}": DefaultStrategy(kept=kept, confidence=confidence)
     for kept, confidence in ((3, 0.99), (5, 0.99), (20, 0.99), (40, 0.99), (10, 0.75), (10, 0.9))
 }
 """Settings of `default` whose evaluations and regrets are shown beside each other."""
@@ -68,7 +68,7 @@ def main(
             report["replay"] = replay(flan, cache=cache)
     report |= {"machine": machine(), "versions": versions(), "seed": seed, "units": UNITS}
     report |= {"seconds": round(time.perf_counter() - started, 1), "seconds_by_part": seconds}
-    _print(report)
+    print_report(report, Console())
     if path is not None:
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
@@ -120,56 +120,6 @@ def _replayed(path: Path, orders: int, seed: int) -> dict[str, Any]:
             "joined": len(shares),
         },
     }
-
-
-def _print(report: Mapping[str, Any]) -> None:
-    out = Console()
-    head = (
-        "strategy",
-        "evaluations a task",
-        "mean regret",
-        "worst task's",
-        "hard: evaluations",
-        "mean",
-        "worst",
-    )
-    table = Table(*head)
-    hard = report["hard"] | {name: row["hard"] for name, row in report["curve"].items()}
-    easy = report["strategies"] | {name: row["easy"] for name, row in report["curve"].items()}
-    for name, row in easy.items():
-        columns = [cell for one in (row, hard[name]) for cell in _cells(one)]
-        table.add_row(name, *columns)
-    out.print(
-        f"{report['adapters']:,} adapters, {report['tasks']} tasks, {report['orders']} orders of examples"
-    )
-    out.print(table)
-    for pool, row in report["default_minus_paper"].items():
-        out.print(
-            f"{pool}: default's regret less paper's {row['difference']:+.4f} ± {row['standard_error']:.4f}"
-        )
-    found = report["live"]
-    out.print(
-        f"live, {found['adapters']:,} adapters, two tasks: {found['evaluations']:,} evaluations in "
-        f"{found['seconds']:.0f} s; registered in {found['registration_seconds']:.0f} s"
-    )
-    out.print(
-        f"one adapter more costs {report['incremental']['evaluations_fraction']:.2%} of a full match "
-        f"(live: {found['incremental']['evaluations_fraction']:.2%})"
-    )
-    for name, fate in found["broken"].items():
-        out.print(f"broken, {name}: {fate}")
-    for mode, by_examples in report["throughput"].items():
-        for examples, row in by_examples.items():
-            rates = ", ".join(f"{who} {rate:,.0f}" for who, rate in row.items() if who != "agreement")
-            out.print(f"{mode}, {examples} examples an adapter, evaluations a second: {rates}")
-    for name, evaluations in report.get("replay", {}).get("evaluations", {}).items():
-        lost = report["replay"]["regret"][name]
-        out.print(f"FLAN, {name}: {evaluations:,.0f} evaluations a task, regret {lost:.4f}")
-    out.print(f"{report['seconds']:.0f} s: {report['seconds_by_part']}", style="dim")
-
-
-def _cells(row: Mapping[str, float]) -> tuple[str, str, str]:
-    return f"{row['evaluations']:,.0f}", f"{row['mean_regret']:.4f}", f"{row['worst_regret']:.4f}"
 
 
 def _say(line: str) -> None:

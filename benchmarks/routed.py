@@ -9,49 +9,53 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.flan import Flan
+from benchmarks.flan import Flan, Floats
 from lorauter.encoder import DEFAULT_ENCODER, load_encoder
 from lorauter.matching import Evidence
 from lorauter.routing import (
     CompiledPool,
     RouteOptions,
     TaskExamples,
-    TaskRepresentation,
     compile_pool,
     decide,
     fit_profile,
     represent,
 )
-from lorauter.routing.model import Adapter, Affinity, Pool, Profile, Task
+from lorauter.routing.model import Pool, Task
 from lorauter.routing.strategies.strategy import Query
 
 REGIMES = ("non_ood", "semi_ood", "ood", "unseen_cluster")
 
 Vectors = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 Matrix = Sequence[Sequence[Evidence]]
 """By task, then by adapter: what a matching found; a count of 0 means not measured."""
 
 
 class RoutedFlan:
-    """Routes FLAN's queries with the project's routing core."""
+    """Routes FLAN's queries by expected utility: the project's posterior over tasks, times what was measured.
+
+    Each query goes to the adapter a of the largest Σ p(t | query) R[t, a], R being a task's scores as shares
+    of its best. The posterior does not depend on what was measured, so it is taken once.
+    """
 
     def __init__(self, flan: Flan, cache: Path | None = None) -> None:
         """Encodes all inputs, which takes a minute or more, unless the directory ``cache`` holds them."""
         self._flan = flan
         self._validation, self._queries = _encoded(flan, cache)
-        self._represented: dict[str, TaskRepresentation] = {
-            name: represent(self._validation[name], flan.validation[name]) for name in flan.tasks
-        }
-        self._profiles: dict[frozenset[str], Profile] = {}
+        self._tasks = [self._task(name) for name in flan.tasks]
+        self._posteriors = {regime: self._posterior(regime) for regime in REGIMES}
 
     def percent_of_oracle(self, matrix: Matrix) -> dict[str, float]:
-        """Returns {regime: % of Oracle} of best_single, by expected utility on ``matrix``.
+        """Returns {regime: % of Oracle} of the best single adapter.
 
         Semi-OOD bars a query's own adapter, OOD its task as well, unseen_cluster its cluster's tasks and
-        adapters; the last two refit the profile without what is barred.
+        adapters; in the last two the profile is refitted without what is barred.
         """
-        tasks = [self._task(name, found) for name, found in zip(self._flan.tasks, matrix, strict=True)]
-        return {regime: self._score(tasks, regime) for regime in REGIMES}
+        worth = np.array([[each.shrunk_score if each.count else 0.0 for each in row] for row in matrix])
+        best = worth.max(axis=1, keepdims=True)
+        shares = np.divide(worth, best, out=np.zeros_like(worth), where=best > 0)
+        return {regime: self._score(shares, regime) for regime in REGIMES}
 
     def of_random(self) -> dict[str, float]:
         """Returns the same for an adapter drawn at random of those that are not barred: its expectation."""
@@ -60,36 +64,43 @@ class RoutedFlan:
         for regime in REGIMES:
             means = {}
             for row, name in enumerate(flan.tasks):
-                barred = self._barred(name, regime)[1]
-                allowed = [column for column, task in enumerate(flan.tasks) if task not in barred]
-                mean = float(flan.affinity[row, allowed].mean())
-                means[name] = [mean] * len(flan.queries[name])
+                allowed = ~self._barred(row, regime)[1]
+                means[name] = [float(flan.affinity[row, allowed].mean())] * len(flan.queries[name])
             found[regime] = flan.percent_of_oracle(means)
         return found
 
-    def _score(self, measured: Sequence[Task], regime: str) -> float:
-        flan = self._flan
-        columns = {name: column for column, name in enumerate(flan.tasks)}
-        pools: dict[frozenset[str], CompiledPool] = {}
-        scores: dict[str, list[float]] = {}
-        for row, name in enumerate(flan.tasks):
-            tasks, adapters = self._barred(name, regime)
-            if tasks not in pools:
-                pools[tasks] = compile_pool(self._pool(measured, tasks))
-            options = RouteOptions(exclude_adapters=adapters, task_count=1)
-            scores[name] = []
-            for vector, text in zip(self._queries[name], flan.queries[name], strict=True):
-                single = decide(pools[tasks], Query(vector, text), options).best_single
-                column = columns.get(single.adapter_id)
-                scores[name].append(0.0 if column is None else float(flan.affinity[row, column]))
-        return flan.percent_of_oracle(scores)
+    def _score(self, shares: Floats, regime: str) -> float:
+        scores = {}
+        for row, (name, posterior) in enumerate(zip(self._flan.tasks, self._posteriors[regime], strict=True)):
+            utilities = posterior @ shares
+            utilities[:, self._barred(row, regime)[1]] = -1.0
+            scores[name] = self._flan.affinity[row, utilities.argmax(axis=1)].tolist()
+        return self._flan.percent_of_oracle(scores)
 
-    def _barred(self, name: str, regime: str) -> tuple[frozenset[str], frozenset[str]]:
-        """Returns the tasks and the adapters that a regime bars for the queries of task ``name``."""
-        own = frozenset([name])
-        by_name = dict(zip(self._flan.tasks, self._flan.clusters, strict=True))
-        mates = frozenset(task for task, cluster in by_name.items() if cluster == by_name[name])
-        nothing: frozenset[str] = frozenset()
+    def _posterior(self, regime: str) -> list[Floats]:
+        """Returns by task (queries, tasks), the probabilities that the project's decisions give."""
+        pools: dict[bytes, CompiledPool] = {}
+        columns = {name: column for column, name in enumerate(self._flan.tasks)}
+        found = []
+        for row, name in enumerate(self._flan.tasks):
+            barred = self._barred(row, regime)[0]
+            if barred.tobytes() not in pools:
+                pools[barred.tobytes()] = compile_pool(self._pool(barred))
+            posterior = np.zeros((len(self._queries[name]), len(columns)))
+            for place, vector in enumerate(self._queries[name]):
+                query = Query(vector, self._flan.queries[name][place])
+                options = RouteOptions(task_count=len(columns))
+                for match in decide(pools[barred.tobytes()], query, options).tasks:
+                    posterior[place, columns[match.task_id]] = match.probability
+            found.append(posterior)
+        return found
+
+    def _barred(self, row: int, regime: str) -> tuple[Mask, Mask]:
+        """Returns which tasks and which adapters a regime bars for the queries of a task."""
+        clusters = np.array(self._flan.clusters)
+        nothing = np.zeros(len(clusters), dtype=bool)
+        own = np.arange(len(clusters)) == row
+        mates: Mask = clusters == clusters[row]
         return {
             "non_ood": (nothing, nothing),
             "semi_ood": (nothing, own),
@@ -97,38 +108,33 @@ class RoutedFlan:
             "unseen_cluster": (mates, mates),
         }[regime]
 
-    def _pool(self, measured: Sequence[Task], barred: frozenset[str]) -> Pool:
-        flan = self._flan
-        kept = [task for task in measured if task.task_id not in barred]
-        if barred not in self._profiles:
-            examples = [TaskExamples(task.task_id, self._validation[task.task_id]) for task in kept]
-            self._profiles[barred] = fit_profile(examples)
+    def _pool(self, barred: Mask) -> Pool:
+        kept = [task for task, is_barred in zip(self._tasks, barred, strict=True) if not is_barred]
         return Pool(
             pool_id="flan",
             base_model="",
             base_model_aliases=(),
             untypical_policy="ROUTE",
-            profile=self._profiles[barred],
+            profile=fit_profile(
+                [TaskExamples(task.task_id, self._validation[task.task_id]) for task in kept]
+            ),
             tasks=tuple(kept),
-            adapters=tuple(Adapter(name, 1, name, routable=True) for name in flan.tasks),
+            adapters=(),
             backends=(),
         )
 
-    def _task(self, name: str, found: Sequence[Evidence]) -> Task:
-        affinities = [
-            Affinity(adapter, 1, evidence.shrunk_score, evidence.count, evidence.standard_error)
-            for adapter, evidence in zip(self._flan.tasks, found, strict=True)
-            if evidence.count
-        ]
+    def _task(self, name: str) -> Task:
+        vectors, texts = self._validation[name], self._flan.validation[name]
+        represented = represent(vectors, texts)
         return Task(
             task_id=name,
             version=1,
             metric="exact_match",
             tags=frozenset(),
-            example_count=len(self._validation[name]),
-            centroid=self._represented[name].centroid,
-            terms=self._represented[name].terms,
-            affinities=tuple(sorted(affinities, key=lambda affinity: -affinity.score)),
+            example_count=len(texts),
+            centroid=represented.centroid,
+            terms=represented.terms,
+            affinities=(),
         )
 
 

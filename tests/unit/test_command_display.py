@@ -82,6 +82,13 @@ def test_lift_card_says_what_routing_gains_when_an_adapter_beats_the_base() -> N
     ]
 
 
+def test_lift_card_names_whom_all_examples_prefer_when_that_is_another() -> None:
+    lift = pb.Lift(adapter_id="a", base_score=0.41, score=0.78, standard_error=0.04, count=10, lift=0.37)
+    shown = card(task("t", lift=lift, best_adapter="b", best_score=0.81)).splitlines()
+    assert shown[-1] == "all examples together prefer b, which is routed to: 81"
+    assert len(card(task("t", lift=lift, best_adapter="a", best_score=0.81)).splitlines()) == 2
+
+
 def test_lift_card_says_so_when_nothing_beats_the_base() -> None:
     lift = pb.Lift(adapter_id="base", base_score=0.41, score=0.41, standard_error=0.1, count=10)
     near = measured("near", 0.5, lift=0.05, lift_error=0.12, judged_count=10)

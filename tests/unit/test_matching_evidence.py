@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorauter.matching import Table, choosing_count, evidence, example_key, mean_and_error, strategy, winner
-from lorauter.matching.evidence import lift_and_error
+from lorauter.matching.evidence import lift_and_error, places
 from lorauter.matching.shrinking import usual_scores
 
 NAN = math.nan
@@ -174,6 +174,25 @@ def test_likelier_adapter_is_chosen_when_scores_are_equal():
     plan = strategy("default").plan(table)
     assert winner(table, plan) == 2
     assert winner(table, plan, by_likelihood=False) == 1
+
+
+def test_likelier_adapter_is_chosen_when_scores_differ_by_less_than_their_error():
+    close = [[0] * 8, [1] * 8, [1] * 7 + [0], [1] * 4 + [0] * 4]
+    table = known(close, [[-9.0] * 8, [-0.5] * 8, [-0.1] * 8, [-0.01] * 8], choosing=8)
+    plan = strategy("exhaustive").plan(table)
+    assert places(table, plan).tolist() == [0, 2, 1, 3]
+    assert places(table, plan, by_likelihood=False).tolist() == [0, 1, 2, 3]
+    unsure = known(close, [[-9.0] * 8, [-0.5] * 8, [-0.1] * 8, [NAN] * 8], choosing=8)
+    assert winner(unsure, plan) == 1
+
+
+def test_place_is_none_when_an_adapter_fell():
+    random = np.random.default_rng(0)
+    table = known(random.random((40, 64)).round().tolist())
+    plan = strategy("default").plan(table)
+    assert [row.place > 0 for row in evidence(table, plan)] == [
+        row != table.base and fell == 0 for row, fell in enumerate(plan.fell)
+    ]
 
 
 def test_base_is_chosen_when_there_is_no_adapter():

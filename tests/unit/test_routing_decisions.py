@@ -83,7 +83,7 @@ def test_base_is_no_arm_of_the_paper_when_it_scores_best() -> None:
     assert paper(THREE)["c"] == pytest.approx(SHARES[2], abs=1e-6)
 
 
-@pytest.mark.parametrize(("name", "winner"), [("t", "a"), ("b", "b")])
+@pytest.mark.parametrize(("name", "winner"), [("t", "c"), ("b", "b")])
 def test_ties_go_to_the_adapter_of_the_tasks_name_when_there_is_one(name: str, winner: str) -> None:
     assert paper(pool([task(name, 0, {"c": 0.5, "b": 0.5, "a": 0.5})])) == {winner: 1.0}
 

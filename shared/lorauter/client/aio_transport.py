@@ -64,8 +64,12 @@ class AsyncTransport:
         async def attempt(seconds: float) -> R:
             call = method(timeout=seconds)
             sending = asyncio.create_task(_send(call, requests()))
+
             # A write that fails after the server's answer came would overwrite its status with INTERNAL.
-            call.add_done_callback(lambda _: sending.cancel())
+            def stop(_: object) -> None:
+                sending.cancel()
+
+            call.add_done_callback(stop)
             try:
                 await asyncio.wait([sending])
                 error = None if sending.cancelled() else sending.exception()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lorauter.matching.model import Floats, Plan, Table
+from lorauter.matching.model import Floats, Integers, Plan, Table
 from lorauter.matching.paired import standard_errors
-from lorauter.matching.ranking import best_first
+from lorauter.matching.ranking import best_first, tied_first
 from lorauter.matching.shrinking import Usual, usual_scores
 
 LEAST_LIKELIHOOD = -50.0
@@ -29,7 +29,8 @@ class Evidence:
     uses. ``eligible``: whether it beats the base on the judging examples beyond ``lift_error``, the half
     width of the one-sided 95 % confidence interval of ``lift``, the mean paired difference to the base.
     ``judged_score``: mean over the ``judged_count`` judging examples. ``likelihood``: mean log-likelihood
-    of the target's tokens. None where nothing was measured.
+    of the target's tokens. ``place`` among those that stay, by the choosing examples alone, from 1; 0 if it
+    fell. None where nothing was measured.
     """
 
     score: float
@@ -43,6 +44,7 @@ class Evidence:
     lift: float | None
     lift_error: float
     likelihood: float | None
+    place: int
 
 
 def choosing_count(examples: int) -> int:
@@ -79,30 +81,40 @@ def evidence(table: Table, plan: Plan) -> Sequence[Evidence]:
     Without a base (``table.base`` is -1) there is nothing to beat: all adapters count as eligible.
     """
     base = table.scores[table.base] if table.base >= 0 else None
-    usual = usual_scores(table)
+    usual, found = usual_scores(table), places(table, plan)
     return [
         _base_evidence(table)
         if row == table.base
-        else _evidence(table, row, base, usual, int(plan.fell[row]))
+        else _evidence(table, row, base, usual, int(plan.fell[row]), int(found[row]))
         for row in range(len(table.scores))
     ]
 
 
-def winner(table: Table, plan: Plan, by_likelihood: bool = True) -> int:
-    """Returns the row of the adapter that the choosing examples choose; the base's row where none stayed.
+def places(table: Table, plan: Plan, by_likelihood: bool = True) -> Integers:
+    """Returns int64 (A,), the place of each adapter that stays by the choosing examples, 1 for the winner.
 
-    Of the adapters that stay, that of the best mean on the examples that all of them were measured on; ties
-    by likelihood, unless ``by_likelihood`` is false, then by row. See ``eligible`` for whether it is any use.
+    0 for the base and for those that fell or were not measured. They are compared on the examples that all
+    of them were measured on; whoever ties with the best stands by likelihood where it is known of all, unless
+    ``by_likelihood`` is false. See ``eligible`` for whether a winner is any use.
     """
+    found = np.zeros(len(table.scores), dtype=np.int64)
     chosen = table.scores[:, : table.choosing]
     rows = np.flatnonzero(table.adapters & (plan.fell == 0) & ~np.isnan(chosen).all(axis=1))
     if len(rows) == 0:
-        return table.base
+        return found
     shared = ~np.isnan(chosen[rows]).any(axis=0)
     likelihoods = table.likelihoods[rows, : table.choosing][:, shared]
     if not by_likelihood:
         likelihoods = np.full_like(likelihoods, np.nan)
-    return int(rows[best_first(chosen[rows][:, shared], likelihoods)[0]])
+    order = best_first if np.isnan(likelihoods).any() else tied_first
+    found[rows[order(chosen[rows][:, shared], likelihoods)]] = np.arange(1, len(rows) + 1)
+    return found
+
+
+def winner(table: Table, plan: Plan, by_likelihood: bool = True) -> int:
+    """Returns the row of the adapter in first place, see places(); the base's row where none stayed."""
+    first = np.flatnonzero(places(table, plan, by_likelihood) == 1)
+    return int(first[0]) if len(first) else table.base
 
 
 def _base_evidence(table: Table) -> Evidence:
@@ -122,10 +134,11 @@ def _base_evidence(table: Table) -> Evidence:
         lift=None,
         lift_error=0.0,
         likelihood=_likelihood(likelihoods),
+        place=0,
     )
 
 
-def _evidence(table: Table, row: int, base: Floats | None, usual: Usual, fell: int) -> Evidence:
+def _evidence(table: Table, row: int, base: Floats | None, usual: Usual, fell: int, place: int) -> Evidence:
     scores = table.scores[row]
     score, count, error = _summary(scores)
     judged_score, judged_count, _ = _summary(scores[table.choosing :])
@@ -151,6 +164,7 @@ def _evidence(table: Table, row: int, base: Floats | None, usual: Usual, fell: i
         lift=lift,
         lift_error=lift_error,
         likelihood=_likelihood(table.likelihoods[row]),
+        place=place,
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorauter.matching.model import Floats
+from lorauter.matching.paired import standard_errors
 
 TARGET_TOKENS = 8
 """About how many tokens a target has: what turns a token's likelihood into that of a whole right answer.
@@ -18,6 +19,22 @@ def best_first(scores: Floats, likelihoods: Floats) -> NDArray[np.intp]:
     """Returns the rows of (S, m) by mean score, best first; ties by certainty, then by row."""
     means = scores.sum(axis=1) / max(scores.shape[1], 1)
     return np.lexsort((-certainty(likelihoods), -means.round(9)))
+
+
+def tied_first(scores: Floats, likelihoods: Floats) -> NDArray[np.intp]:
+    """Returns the rows of (S, m), S ≥ 1, best first, where whoever ties with the best stands by certainty.
+
+    A row ties if its mean is at most one standard error of the paired differences below the best mean: so
+    few examples cannot tell them apart, and likelihoods, which vary less, can.
+    """
+    order = best_first(scores, likelihoods)
+    if scores.shape[1] == 0:
+        return order
+    shortfall = scores[order[0]] - scores[order]
+    ties = shortfall.mean(axis=1) <= standard_errors(shortfall)[0]
+    tied = order[ties]
+    by_certainty = np.argsort(-certainty(likelihoods[tied]), kind="stable")
+    return np.concatenate([tied[by_certainty], order[~ties]])
 
 
 def certainty(likelihoods: Floats) -> Floats:

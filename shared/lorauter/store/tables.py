@@ -231,6 +231,8 @@ class Affinity(SQLModel, table=True):
     lift: float | None = None
     lift_error: float = 0.0
     likelihood: float | None = None
+    place: int = 0
+    """Among the adapters that stayed, by the choosing examples alone, from 1; 0 for all others."""
 
 
 class Measurement(SQLModel, table=True):

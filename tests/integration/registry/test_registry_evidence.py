@@ -87,8 +87,9 @@ def measure_all(registry: Registry) -> None:
     """Only ``a`` is eligible: ``b`` scores more but was not judged, ``c`` fell by its likelihood alone."""
     judged = {"judged_count": 16, "likelihood": -1 / 3}
     measure(registry, "base", 0, score=0.4, shrunk_score=0.4, eligible=False, judged_score=0.41, **judged)
-    measure(registry, "a", 1, shrunk_score=0.99, judged_score=0.9, lift=0.5, lift_error=0.1, **judged)
-    measure(registry, "a", 2, shrunk_score=0.7, judged_score=0.78, lift=0.37, lift_error=0.11, **judged)
+    first = {**judged, "place": 1}
+    measure(registry, "a", 1, shrunk_score=0.99, judged_score=0.9, lift=0.5, lift_error=0.1, **first)
+    measure(registry, "a", 2, shrunk_score=0.7, judged_score=0.78, lift=0.37, lift_error=0.11, **first)
     measure(registry, "b", 1, score=0.9, shrunk_score=0.4, eligible=False, round=2)
     fell = {"count": 0, "score": 0.0, "standard_error": 0.5, "likelihood": -2.5, "round": 1}
     measure(registry, "c", 1, shrunk_score=0.3, eligible=False, **fell)
@@ -144,6 +145,19 @@ def test_lift_card_is_the_bases_when_no_adapter_is_eligible(measured: Registry) 
     assert task.best_adapter == "b"
     assert task.lift is not None
     assert (task.lift.adapter_id, task.lift.score, task.lift.lift, task.lift.count) == ("base", 0.41, 0.0, 8)
+
+
+def test_lift_card_is_of_the_first_eligible_place_whatever_all_examples_say(measured: Registry) -> None:
+    base = {"judged_score": 0.41, "judged_count": 16, "eligible": False}
+    measure(measured, "base", 0, score=0.4, shrunk_score=0.4, **base)
+    judged = {"judged_count": 16, "lift": 0.3, "lift_error": 0.1}
+    measure(measured, "a", 2, shrunk_score=0.7, place=2, judged_score=0.71, **judged)
+    measure(measured, "b", 1, shrunk_score=0.8, place=3, judged_score=0.95, **judged)
+    measure(measured, "c", 1, shrunk_score=0.4, place=1, judged_score=0.4, judged_count=16, eligible=False)
+    task = measured.get_task(GetById(id="t"))
+    assert task.best_adapter == "b"
+    assert task.lift is not None
+    assert (task.lift.adapter_id, task.lift.score) == ("a", 0.71)
 
 
 def test_lift_card_is_absent_before_both_were_judged(measured: Registry) -> None:

@@ -61,6 +61,7 @@ class AffinityInput:
     lift: Annotated[float, Field(ge=-1, le=1)] | None = None
     lift_error: Annotated[float, Field(ge=0)] = 0.0
     likelihood: Annotated[float, Field(le=0)] | None = None
+    place: Count = 0
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> AffinityInput:

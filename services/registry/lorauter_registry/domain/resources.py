@@ -232,6 +232,7 @@ class Affinity(Value):
     lift: float | None = None
     lift_error: float
     likelihood: float | None = None
+    place: int
 
 
 class MatchingProgress(Value):

@@ -34,6 +34,7 @@ _GIVEN = (
     "lift",
     "lift_error",
     "likelihood",
+    "place",
 )
 
 

@@ -156,6 +156,7 @@ def affinity_of(row: tables.Affinity, pool: str) -> Affinity:
         lift=row.lift,
         lift_error=row.lift_error,
         likelihood=row.likelihood,
+        place=row.place,
     )
 
 

@@ -90,7 +90,7 @@ def lift_summary(task: pb.Task) -> str:
 def lift_card(task: pb.Task, best: Sequence[pb.Affinity]) -> list[Text]:
     """Returns the lines that say what routing gains on a task. ``best``: its affinities, best first."""
     if task.HasField("lift"):
-        return _base_card(task.lift, best) if task.lift.adapter_id == BASE else _routed_card(task.lift)
+        return _base_card(task.lift, best) if task.lift.adapter_id == BASE else _routed_card(task)
     if task.best_adapter:
         base = f"{100 * task.base_score:.0f}" if task.HasField("base_score") else "not measured"
         line = Text.assemble(
@@ -102,9 +102,10 @@ def lift_card(task: pb.Task, best: Sequence[pb.Affinity]) -> list[Text]:
     return [Text(_why_unmeasured(task))]
 
 
-def _routed_card(lift: pb.Lift) -> list[Text]:
+def _routed_card(task: pb.Task) -> list[Text]:
+    lift = task.lift
     sure = 100 * (lift.lift - lift.lift_error)
-    return [
+    lines = [
         Text.assemble(
             "base ",
             (f"{100 * lift.base_score:.0f}", "bold"),
@@ -116,6 +117,11 @@ def _routed_card(lift: pb.Lift) -> list[Text]:
         ),
         Text(f"a gain of {100 * lift.lift:.0f} points, {sure:.0f} or more with 95 % confidence", style="dim"),
     ]
+    if task.best_adapter not in ("", lift.adapter_id):
+        score = f"{100 * task.best_score:.0f}"
+        line = f"all examples together prefer {task.best_adapter}, which is routed to: {score}"
+        lines.append(Text(line, style="dim"))
+    return lines
 
 
 def _base_card(lift: pb.Lift, best: Sequence[pb.Affinity]) -> list[Text]:

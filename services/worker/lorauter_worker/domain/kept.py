@@ -14,13 +14,13 @@ KEPT = 64
 def kept_affinities(affinities: Iterable[Affinity], is_complete: bool) -> tuple[Affinity, ...]:
     """Returns the best 64, best first, the base always among them; none before the task is complete.
 
-    Equal scores go to the surer, then by id. A task is complete once it has the base, which every matching
+    Of equal scores the order given stays. A task is complete once it has the base, which every matching
     measures, or its affinities were imported: else a router would choose among adapters of which it does
     not know whether any is worth it.
     """
     if not is_complete:
         return ()
-    ranked = sorted(affinities, key=lambda a: (-a.score, a.standard_error, a.adapter_id, a.adapter_version))
+    ranked = sorted(affinities, key=lambda affinity: -affinity.score)
     kept = ranked[:KEPT]
     left_out = [affinity for affinity in ranked[KEPT:] if affinity.adapter_id == BASE]
     return tuple(kept[: KEPT - len(left_out)] + left_out)

@@ -17,19 +17,25 @@ _MEASURED_TASKS = text(
     "JOIN task t ON t.tenant = a.tenant AND t.id = a.task_id AND t.version = a.task_version "
     "WHERE a.tenant = :tenant AND a.adapter_id = ANY(:ids) GROUP BY 1, 2"
 )
-_COLUMNS = "a.task_id, a.adapter_id, a.adapter_version, a.shrunk_score, a.count, a.standard_error, a.imported"
+_COLUMNS = (
+    "a.task_id, a.adapter_id, a.adapter_version, a.shrunk_score, a.count, a.standard_error, "
+    "a.likelihood, a.imported"
+)
+_ORDER = (
+    'shrunk_score DESC, likelihood DESC NULLS LAST, standard_error, adapter_id COLLATE "C", adapter_version'
+)
 _BEST = text(f"""
 WITH arm AS MATERIALIZED (
     SELECT id, version FROM unnest(CAST(:ids AS text[]), CAST(:versions AS int[])) AS arm (id, version))
 SELECT best.* FROM task t CROSS JOIN LATERAL (
     (SELECT {_COLUMNS} FROM affinity a JOIN arm ON arm.id = a.adapter_id AND arm.version = a.adapter_version
      WHERE a.tenant = t.tenant AND a.task_id = t.id AND a.task_version = t.version
-     ORDER BY a.shrunk_score DESC, a.standard_error, a.adapter_id COLLATE "C", a.adapter_version
+     ORDER BY {_ORDER}
      LIMIT :most)
     UNION ALL
     (SELECT {_COLUMNS} FROM affinity a
      WHERE a.tenant = t.tenant AND a.task_id = t.id AND a.task_version = t.version AND a.adapter_id = :base)
-) AS best WHERE t.tenant = :tenant
+) AS best WHERE t.tenant = :tenant ORDER BY t.id, {_ORDER}
 """)  # noqa: S608 - only constants are put together
 
 
@@ -43,9 +49,11 @@ def measured_tasks(session: Session, tenant: str, adapter_ids: Sequence[str]) ->
 
 
 def best_affinities(session: Session, tenant: str, routed: Mapping[str, int]) -> Sequence[Any]:
-    """Returns, for every task, the base's row and the best of the routed versions (by adapter).
+    """Returns, for every task, the base's row and the best of the routed versions (by adapter), best first.
 
-    Columns: task_id, adapter_id, adapter_version, shrunk_score, count, standard_error, imported.
+    Of equal scores the likelier comes first, then the surer, then by id.
+
+    Columns: task_id, adapter_id, adapter_version, shrunk_score, count, standard_error, likelihood, imported.
     """
     values = {
         "tenant": tenant,

@@ -28,6 +28,7 @@ _TYPES = {
     "lift": "float8",
     "lift_error": "float8",
     "likelihood": "float8",
+    "place": "int",
     "measure_time": "timestamptz",
 }
 """Columns that differ from arm to arm, by type."""

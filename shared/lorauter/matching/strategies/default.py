@@ -19,7 +19,7 @@ KEPT = 10
 CONFIDENCE = 0.99
 """One-sided, of each comparison by which an adapter falls although its round has room for it."""
 
-SEARCH = 0.6
+SEARCH = 0.7
 """What the first round may cost, as a share of measuring the kept ones on all choosing examples.
 
 At 0.6, 48 adapters lose no more than by the paper's schedule, whose regret a larger share hardly lowers.

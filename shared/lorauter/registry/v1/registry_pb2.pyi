@@ -884,8 +884,8 @@ Global___Task: _TypeAlias = Task  # noqa: Y015
 
 @_typing.final
 class Lift(_message.Message):
-    """What the adapter that was chosen for a task gains over the base, measured on
-    examples that did not choose it.
+    """What matching gains on a task over the base, measured on examples that chose
+    nobody.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -899,7 +899,9 @@ class Lift(_message.Message):
     LIFT_FIELD_NUMBER: _builtins.int
     LIFT_ERROR_FIELD_NUMBER: _builtins.int
     adapter_id: _builtins.str
-    """The adapter's id; `base` where none is eligible."""
+    """Of the eligible adapters the one of the first `place`; `base` where none is
+    eligible.
+    """
     adapter_version: _builtins.int
     """Its version; 0 for the base."""
     base_score: _builtins.float
@@ -1944,6 +1946,7 @@ class Affinity(_message.Message):
     LIFT_FIELD_NUMBER: _builtins.int
     LIFT_ERROR_FIELD_NUMBER: _builtins.int
     LIKELIHOOD_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """The pool."""
     task_id: _builtins.str
@@ -1997,6 +2000,10 @@ class Affinity(_message.Message):
     """Mean log-likelihood of a target's token, 0 or below. Absent where it was
     not measured.
     """
+    place: _builtins.int
+    """Its place among the adapters that stayed, by the examples that choose among
+    them, from 1. 0 for the base, for those that fell, and where not known.
+    """
     @_builtins.property
     def measure_time(self) -> _timestamp_pb2.Timestamp:
         """When it was measured."""
@@ -2025,10 +2032,11 @@ class Affinity(_message.Message):
         lift: _builtins.float | None = ...,
         lift_error: _builtins.float = ...,
         likelihood: _builtins.float | None = ...,
+        place: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_eligible", b"_eligible", "_judged_score", b"_judged_score", "_lift", b"_lift", "_likelihood", b"_likelihood", "_shrunk_score", b"_shrunk_score", "eligible", b"eligible", "judged_score", b"judged_score", "lift", b"lift", "likelihood", b"likelihood", "measure_time", b"measure_time", "shrunk_score", b"shrunk_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eligible", b"_eligible", "_judged_score", b"_judged_score", "_lift", b"_lift", "_likelihood", b"_likelihood", "_shrunk_score", b"_shrunk_score", "adapter_id", b"adapter_id", "adapter_version", b"adapter_version", "count", b"count", "eligible", b"eligible", "imported", b"imported", "judged_count", b"judged_count", "judged_score", b"judged_score", "lift", b"lift", "lift_error", b"lift_error", "likelihood", b"likelihood", "measure_time", b"measure_time", "metric", b"metric", "metric_version", b"metric_version", "pool", b"pool", "prompt_digest", b"prompt_digest", "round", b"round", "score", b"score", "shrunk_score", b"shrunk_score", "standard_error", b"standard_error", "task_id", b"task_id", "task_version", b"task_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eligible", b"_eligible", "_judged_score", b"_judged_score", "_lift", b"_lift", "_likelihood", b"_likelihood", "_shrunk_score", b"_shrunk_score", "adapter_id", b"adapter_id", "adapter_version", b"adapter_version", "count", b"count", "eligible", b"eligible", "imported", b"imported", "judged_count", b"judged_count", "judged_score", b"judged_score", "lift", b"lift", "lift_error", b"lift_error", "likelihood", b"likelihood", "measure_time", b"measure_time", "metric", b"metric", "metric_version", b"metric_version", "place", b"place", "pool", b"pool", "prompt_digest", b"prompt_digest", "round", b"round", "score", b"score", "shrunk_score", b"shrunk_score", "standard_error", b"standard_error", "task_id", b"task_id", "task_version", b"task_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eligible: _TypeAlias = _typing.Literal["eligible"]  # noqa: Y015
     _WhichOneofArgType__eligible: _TypeAlias = _typing.Literal["_eligible", b"_eligible"]  # noqa: Y015

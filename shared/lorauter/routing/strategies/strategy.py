@@ -125,14 +125,15 @@ def filled_shares_of(question: Question, rows: Rows, arms: Mask, temperature: fl
 def best_arms(question: Question, rows: Rows, shares: Floats, known: Mask) -> Rows:
     """Returns the best arm of each of ``rows``, -1 where none is known.
 
-    Equal shares go to the base, then to the adapter that bears the task's name, then to the smaller id.
+    Equal shares go to the base, then to the adapter that bears the task's name, then in the order of the
+    task's affinities.
     """
     best = np.full(len(rows), -1, dtype=np.intp)
     for place, row in enumerate(rows):
-        tied = np.flatnonzero(
-            known[place] & (shares[place] == shares[place].max(where=known[place], initial=-1))
-        )
-        if len(tied):
+        is_tied = known[place] & (shares[place] == shares[place].max(where=known[place], initial=-1))
+        if is_tied.any():
+            own_order = question.pool.columns[row]
+            tied = [arm for arm in own_order if arm >= 0 and is_tied[arm]] or np.flatnonzero(is_tied)
             own = question.pool.arm_rows.get(question.pool.tasks[row].task_id, ())
             kept = [arm for arm in tied if arm == 0] or [arm for arm in tied if arm in own] or tied
             best[place] = kept[0]

@@ -54,6 +54,7 @@ def _evidence() -> list[Column]:
         sa.Column("lift", sa.Float(), nullable=True),
         sa.Column("lift_error", sa.Float(), nullable=False, server_default="0"),
         sa.Column("likelihood", sa.Float(), nullable=True),
+        sa.Column("place", sa.Integer(), nullable=False, server_default="0"),
     ]
 
 
