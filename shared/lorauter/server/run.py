@@ -53,9 +53,9 @@ async def serve(
 
 class _HttpServer:
     def __init__(self, app: FastAPI, settings: ServiceSettings) -> None:
-        self._socket = socket.socket(
-            socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM
-        )
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        # asyncio sends small answers at once (TCP_NODELAY) only where the protocol is named.
+        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((settings.host, settings.http_port))

@@ -57,15 +57,15 @@ class SlotCache(Cache):
         places = torch.arange(self._longest, device=device)
         return (places[None, :] <= self._lengths[:, None])[:, None, None, :]
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copies a slot's tokens to another."""
+    def move(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
+        """Copies the first ``length`` tokens of slots to as many others."""
         for store in (*self._keys, *self._values):
-            store[target, :, :length] = store[source, :, :length]
+            store[targets, :, :length] = store[sources, :, :length]
 
-    def clear(self, slot: int, length: int) -> None:
-        """Zeroes a slot, so that no number of one request, not even a NaN, can meet another's."""
+    def clear(self, slots: slice, length: int) -> None:
+        """Zeroes slots, so that no number of one request, not even a NaN, can meet another's."""
         for store in (*self._keys, *self._values):
-            store[slot, :, :length] = 0
+            store[slots, :, :length] = 0
 
     def drop(self) -> None:
         """Gives all memory back."""

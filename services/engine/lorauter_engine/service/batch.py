@@ -67,9 +67,7 @@ class RunningBatch:
 
     def drop_cancelled(self) -> None:
         """Frees the slots of rows that nobody waits for any more."""
-        for index in range(len(self.rows) - 1, -1, -1):
-            if self.rows[index].is_cancelled:
-                self._leave(index)
+        self._leave([index for index, row in enumerate(self.rows) if row.is_cancelled])
 
     def fail_all(self, error: LorauterError) -> None:
         """Ends every row with an error and forgets the cache, whatever state it is in."""
@@ -104,22 +102,29 @@ class RunningBatch:
             if step.finish is not None:
                 ended.append(first + offset)
         metrics.TOKENS.labels("generated").inc(len(rows))
-        for index in reversed(ended):
-            self._leave(index)
+        self._leave(ended)
 
-    def _leave(self, index: int) -> None:
-        row = self.rows[index]
-        cache, last = self._network.cache, len(self.rows) - 1
-        cache.clear(index, row.longest)
-        if index != last:
-            cache.move(last, index, self.rows[last].length + 1)
-            cache.clear(last, self.rows[last].longest)
-            self.rows[index] = self.rows[last]
-        self.rows.pop()
+    def _leave(self, indices: Sequence[int]) -> None:
+        """Ends the rows at ``indices``, in order; the last ones that stay take their slots."""
+        if not indices:
+            return
+        cache, leaving = self._network.cache, set(indices)
+        count, left = len(self.rows), len(self.rows) - len(leaving)
+        longest = max(row.longest for row in self.rows)
+        sources = [index for index in range(left, count) if index not in leaving]
+        targets = [index for index in indices if index < left]
+        if sources:
+            cache.move(sources, targets, longest)
+        cache.clear(slice(left, count), longest)
+        gone = [self.rows[index] for index in indices]
+        for source, target in zip(sources, targets, strict=True):
+            self.rows[target] = self.rows[source]
+        del self.rows[left:]
         self._is_planned = False
         if not self.rows and cache.reserved > IDLE_KEEP_TOKENS:
             cache.drop()
-        self._on_end(row)
+        for row in gone:
+            self._on_end(row)
 
 
 def _prompt_logprobs(row: Row, logits: Tensor) -> list[float]:

@@ -34,24 +34,39 @@ class Completed:
 
 @dataclass(slots=True)
 class _Collected:
-    """Steps of one row, handed to the event loop when the row has ended."""
+    """Outcomes of ``count`` rows, handed to the event loop at once: waking it costs as much as many tokens.
 
-    done: Future[Completed] = field(default_factory=Future)
-    steps: list[Step] = field(default_factory=list)
+    That is when all have ended or, with ``must_all``, when the first has failed.
+    """
 
-    def take(self, event: Step | LorauterError) -> None:
-        if isinstance(event, LorauterError):
-            self._settle(lambda: self.done.set_exception(event))
-            return
-        self.steps.append(event)
-        if event.finish is not None:
-            finish = event.finish
-            self._settle(lambda: self.done.set_result(Completed(self.steps, finish)))
+    count: int
+    must_all: bool
+    done: Future[list[Completed | LorauterError]] = field(default_factory=Future)
+    outcomes: dict[int, Completed | LorauterError] = field(default_factory=dict)
 
-    def _settle(self, settle: Callable[[], None]) -> None:
+    def sink(self, place: int) -> Callable[[Step | LorauterError], None]:
+        """Returns what takes the steps of the row at ``place``; all are called by one thread."""
+        steps: list[Step] = []
+
+        def take(event: Step | LorauterError) -> None:
+            if isinstance(event, LorauterError):
+                self._end(place, event)
+                return
+            steps.append(event)
+            if event.finish is not None:
+                self._end(place, Completed(steps, event.finish))
+
+        return take
+
+    def _end(self, place: int, outcome: Completed | LorauterError) -> None:
+        self.outcomes[place] = outcome
+        is_over = len(self.outcomes) == self.count or (self.must_all and isinstance(outcome, LorauterError))
         # False if the waiting side has cancelled it: nobody wants the result then.
-        if self.done.set_running_or_notify_cancel():
-            settle()
+        if is_over and not self.done.done() and self.done.set_running_or_notify_cancel():
+            if self.must_all and isinstance(outcome, LorauterError):
+                self.done.set_exception(outcome)
+            else:
+                self.done.set_result([self.outcomes[place] for place in range(self.count)])
 
 
 class Engine:
@@ -96,39 +111,31 @@ class Engine:
     async def generate_all(self, jobs: Sequence[Job], is_bulk: bool = True) -> list[Completed]:
         """Returns all generations in order; the first failure is raised and cancels the rest."""
         sets = _all_of(await self._acquire([job.adapters for job in jobs], must_all=True))
-        with self._started(jobs, sets, is_bulk) as futures:
-            return list(await asyncio.gather(*futures))
+        return _all_of(await self._ended(jobs, sets, is_bulk, must_all=True))
 
     async def generate_each(self, jobs: Sequence[Job]) -> list[Completed | LorauterError]:
         """Returns each generation, or why it failed, in order. Bulk work. Raises LorauterError."""
         sets = await self._acquire([job.adapters for job in jobs], must_all=False)
-        outcomes: list[Completed | LorauterError] = []
         runs = [(job, got) for job, got in zip(jobs, sets, strict=True) if not isinstance(got, LorauterError)]
-        with self._started([job for job, _ in runs], [got for _, got in runs], True) as futures:
-            ended = iter(await asyncio.gather(*futures, return_exceptions=True))
-        for got in sets:
-            outcome = got if isinstance(got, LorauterError) else next(ended)
-            if not isinstance(outcome, Completed | LorauterError):
-                assert isinstance(outcome, BaseException)
-                raise outcome
-            outcomes.append(outcome)
-        return outcomes
+        ended = iter(await self._ended([job for job, _ in runs], [got for _, got in runs], True, False))
+        return [got if isinstance(got, LorauterError) else next(ended) for got in sets]
 
-    @contextlib.contextmanager
-    def _started(
-        self, jobs: Sequence[Job], sets: Sequence[AdapterSet], is_bulk: bool
-    ) -> Iterator[list[asyncio.Future[Completed]]]:
-        """Submits rows and lends their futures; rows that still run at the end are cancelled."""
-        collected = [_Collected() for _ in jobs]
+    async def _ended(
+        self, jobs: Sequence[Job], sets: Sequence[AdapterSet], is_bulk: bool, must_all: bool
+    ) -> list[Completed | LorauterError]:
+        """Runs rows to their end; if the caller goes away, or one fails with ``must_all``, no further."""
+        if not jobs:
+            return []
+        collected = _Collected(len(jobs), must_all)
         rows = [
-            self._row(job, adapters, each.take)
-            for job, adapters, each in zip(jobs, sets, collected, strict=True)
+            self._row(job, adapters, collected.sink(place))
+            for place, (job, adapters) in enumerate(zip(jobs, sets, strict=True))
         ]
         # Rows of the same adapters and like lengths side by side: less padding and fewer products.
         order = sorted(range(len(rows)), key=lambda i: (jobs[i].adapters, len(jobs[i].prompt_ids)))
         self._submit(rows, [rows[place] for place in order], is_bulk)
         try:
-            yield [asyncio.wrap_future(each.done) for each in collected]
+            return await asyncio.wrap_future(collected.done)
         finally:
             for row in rows:
                 row.cancel()
