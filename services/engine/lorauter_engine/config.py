@@ -29,15 +29,17 @@ class Settings(ServiceSettings):
     max_total_tokens: int = Field(
         0, ge=0, le=1_048_576, description="Most tokens of prompt and answer; 0: the model's context."
     )
-    max_rows: int = Field(128, ge=1, le=4096, description="Most generations that decode together.")
+    max_rows: int = Field(256, ge=1, le=4096, description="Most generations that decode together.")
     reserved_rows: int = Field(
         16, ge=0, le=1024, description="Rows of these that bulk generation never takes."
     )
     max_batch_tokens: int = Field(
         65_536, ge=128, description="Bound on rows times the longest row's tokens: the key-value cache."
     )
-    prefill_tokens: int = Field(4096, ge=64, description="Padded prompt tokens that run in one pass.")
-    score_tokens: int = Field(1024, ge=64, description="Padded tokens of one scoring pass.")
+    prefill_tokens: int = Field(4096, ge=64, description="Padded prompt tokens that begin together.")
+    pass_tokens: int = Field(
+        1024, ge=64, description="Padded tokens of one pass over prompts or scored texts; more for a GPU."
+    )
     max_concurrent_requests: int = Field(
         256, ge=1, le=100_000, description="Requests under way, waiting ones included; more are refused: 429."
     )

@@ -45,7 +45,7 @@ def wired(settings: Settings) -> Iterator[FastAPI]:
     known = Concatenations(settings.concatenation_bytes)
     scheduler = Scheduler(network, known, _bounds(settings), residency.release)
     engine = Engine(
-        network, codec, residency, scheduler, settings.max_concurrent_requests, settings.score_tokens
+        network, codec, residency, scheduler, settings.max_concurrent_requests, settings.pass_tokens
     )
     context = min(network.context, settings.max_total_tokens or network.context)
     served = Served(
@@ -84,6 +84,7 @@ def _bounds(settings: Settings) -> Bounds:
         reserved_rows=min(settings.reserved_rows, settings.max_rows - 1),
         max_batch_tokens=settings.max_batch_tokens,
         prefill_tokens=settings.prefill_tokens,
+        pass_tokens=settings.pass_tokens,
         max_waiting_rows=settings.max_waiting_rows,
         max_waiting_items=settings.max_waiting_items,
     )

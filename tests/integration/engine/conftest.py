@@ -193,20 +193,21 @@ def residencies() -> Residencies:
 
 @contextmanager
 def running_engine(
-    pool: Pool, max_requests: int = 64, score_tokens: int = 512, **bounds: int
+    pool: Pool, max_requests: int = 64, pass_tokens: int = 512, **bounds: int
 ) -> Iterator[Parts]:
     given = {
         "max_rows": 8,
         "reserved_rows": 2,
         "max_batch_tokens": 4096,
         "prefill_tokens": 256,
+        "pass_tokens": 128,
         "max_waiting_rows": 64,
         "max_waiting_items": 512,
     } | bounds
     network, codec = Network(pool.base, CPU), TextCodec(pool.base)
     residency = Residencies()(network, pool.store)
     scheduler = Scheduler(network, Concatenations(2**22), Bounds(**given), residency.release)
-    engine = Engine(network, codec, residency, scheduler, max_requests, score_tokens)
+    engine = Engine(network, codec, residency, scheduler, max_requests, pass_tokens)
     preparation = Preparation(codec, network.context, 16)
     scheduler.start()
     try:

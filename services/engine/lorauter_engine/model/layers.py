@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lorauter_engine.model.plan import BatchPlan, Part, expand
+from lorauter_engine.model.plan import BatchPlan, Part
 
 
 @dataclass(slots=True)
 class BatchContext:
     """What the layers must know of the batch in hand; set before each forward pass.
 
-    ``rows`` and ``positions`` (N,) name the vectors of which logits are wanted.
+    ``rows`` and ``positions`` (N,) name the vectors of which logits are wanted; ``plan_of_wanted`` is for
+    layers that see only those.
     """
 
     plan: BatchPlan | None = None
+    plan_of_wanted: BatchPlan | None = None
     rows: Tensor | None = None
     positions: Tensor | None = None
 
@@ -49,18 +52,22 @@ class AdaptedLinear(nn.Module):
         return y
 
 
-class GatheringHead(nn.Module):
-    """The output layer on wanted vectors only: (rows, tokens, hidden) becomes (N, vocabulary)."""
+class OnWanted(nn.Module):
+    """A part that treats every vector alone, on the wanted ones only: nobody reads what becomes of others.
 
-    def __init__(self, base: nn.Module, name: str, context: BatchContext) -> None:
+    Takes (rows, tokens, in). The output layer returns (N, out); a part within the model returns
+    (rows, tokens, out), zero where nothing is wanted.
+    """
+
+    def __init__(self, base: nn.Module, context: BatchContext, is_last: bool) -> None:
         super().__init__()
         self.base = base
-        self.name = name
         self.context = context
+        self.is_last = is_last
 
     @property
     def weight(self) -> Tensor:
-        """The base's weight, for code that asks for its dtype or ties it."""
+        """The output layer's weight, for code that asks for its dtype or ties it."""
         weight = self.base.weight
         assert isinstance(weight, Tensor)
         return weight
@@ -71,31 +78,45 @@ class GatheringHead(nn.Module):
         assert context.rows is not None
         assert context.positions is not None
         wanted = x[context.rows, context.positions]
-        y: Tensor = self.base(wanted)
-        if context.plan is not None:
-            for matrices, coefficients in expand(context.plan, self.name, context.rows):
-                low = (wanted @ matrices.a.T) * coefficients
-                # An infinity of one row's adapter times another row's zero is no number.
-                y = y + low.masked_fill_(coefficients == 0, 0.0) @ matrices.b_t
-        return y
+        plan, context.plan = context.plan, context.plan_of_wanted
+        y: Tensor = self.base(wanted[:, None])[:, 0]
+        context.plan = plan
+        if self.is_last:
+            return y
+        spread = y.new_zeros(*x.shape[:2], y.shape[-1])
+        spread[context.rows, context.positions] = y
+        return spread
 
 
-def adapt(model: nn.Module, head: nn.Module | None, context: BatchContext) -> dict[str, tuple[int, int]]:
-    """Puts an AdaptedLinear around every linear layer; returns (in, out) by full module name.
-
-    ``head`` is the output layer, which becomes a GatheringHead.
-    """
+def adapt(model: nn.Module, context: BatchContext) -> dict[str, tuple[int, int]]:
+    """Puts an AdaptedLinear around every linear layer; returns (in, out) by full module name."""
     found = [
         (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
     ]
     shapes: dict[str, tuple[int, int]] = {}
     for name, module in found:
-        wrapper = GatheringHead if module is head else AdaptedLinear
-        parent_name, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent_name), attribute, wrapper(module, name, context))
+        _replace(model, name, AdaptedLinear(module, name, context))
         first, second = module.weight.shape
         shapes[name] = (first, second) if isinstance(module, Conv1D) else (second, first)
     return shapes
+
+
+def gather(model: nn.Module, parts: Sequence[nn.Module], context: BatchContext) -> list[str]:
+    """Has ``parts``, the last of which is the output layer, see wanted vectors only.
+
+    Returns the names of the adapted layers within.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    adapted = []
+    for part in parts:
+        adapted += [inner.name for inner in part.modules() if isinstance(inner, AdaptedLinear)]
+        _replace(model, names[part], OnWanted(part, context, part is parts[-1]))
+    return adapted
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent_name, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent_name), attribute, module)
 
 
 def _add(x: Tensor, y: Tensor, part: Part) -> None:

@@ -14,8 +14,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from lorauter.errors import FailedPrecondition
 from lorauter_engine.model.cache import SlotCache
-from lorauter_engine.model.layers import BatchContext, adapt
-from lorauter_engine.model.plan import BatchPlan
+from lorauter_engine.model.layers import BatchContext, adapt, gather
+from lorauter_engine.model.plan import BatchPlan, plan_of_vectors
+
+ALONE = frozenset({"gpt2", "llama", "mistral", "qwen2", "qwen3"})
+"""Model types whose last layer ends with an `mlp` after which nothing mixes the vectors of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ class Network:
         self._batch = BatchContext()
         model.eval().requires_grad_(False)
         model.to(placement.device)
-        self.modules: Mapping[str, tuple[int, int]] = adapt(model, model.get_output_embeddings(), self._batch)
+        self.modules: Mapping[str, tuple[int, int]] = adapt(model, self._batch)
+        self._gathered = gather(model, _last_parts(model, config.model_type), self._batch)
         self._model = model
 
     @torch.inference_mode()
@@ -98,11 +102,12 @@ class Network:
         self._want(
             [row for row, positions in enumerate(wanted) for _ in positions],
             [position for positions in wanted for position in positions],
+            plan,
         )
         if first_slot is not None:
             self.cache.begin_prefill(first_slot, len(prompts), longest)
         places = torch.arange(longest, device=self.placement.device)[None, :]
-        return self._run(ids, places, plan, None, first_slot is not None)
+        return self._run(ids, places, None, first_slot is not None)
 
     @torch.inference_mode()
     def decode(self, tokens: Sequence[int], lengths: Sequence[int], plan: BatchPlan | None) -> Tensor:
@@ -111,20 +116,19 @@ class Network:
         ``lengths[i]`` is how many tokens slot i holds already.
         """
         mask = self.cache.begin_decode(lengths, self.placement.device)
-        self._want(range(len(tokens)), [0] * len(tokens))
+        self._want(range(len(tokens)), [0] * len(tokens), plan)
         ids = torch.tensor(tokens, dtype=torch.long)[:, None]
         places = torch.tensor(lengths, device=self.placement.device)[:, None]
-        return self._run(ids, places, plan, mask, True)
+        return self._run(ids, places, mask, True)
 
-    def _want(self, rows: Sequence[int], positions: Sequence[int]) -> None:
+    def _want(self, rows: Sequence[int], positions: Sequence[int], plan: BatchPlan | None) -> None:
         device = self.placement.device
+        self._batch.plan = plan
+        self._batch.plan_of_wanted = plan_of_vectors(plan, rows, self._gathered) if plan else None
         self._batch.rows = torch.tensor(rows, dtype=torch.long, device=device)
         self._batch.positions = torch.tensor(positions, dtype=torch.long, device=device)
 
-    def _run(
-        self, ids: Tensor, places: Tensor, plan: BatchPlan | None, mask: Tensor | None, cached: bool
-    ) -> Tensor:
-        self._batch.plan = plan
+    def _run(self, ids: Tensor, places: Tensor, mask: Tensor | None, cached: bool) -> Tensor:
         output = self._model(
             input_ids=ids.to(self.placement.device),
             position_ids=places,
@@ -134,6 +138,15 @@ class Network:
         )
         logits: Tensor = output.logits
         return logits.float()
+
+
+def _last_parts(model: Any, model_type: str) -> list[Any]:
+    """Returns what comes last in a forward pass and treats every vector alone: at least the output layer."""
+    head = model.get_output_embeddings()
+    if model_type not in ALONE:
+        return [head]
+    decoder = model.get_decoder()
+    return [(decoder.h if model_type == "gpt2" else decoder.layers)[-1].mlp, head]
 
 
 def _context(config: Any) -> int:

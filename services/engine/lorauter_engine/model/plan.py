@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -110,14 +111,23 @@ def plan_batch(sets: Sequence[AdapterSet], tokens_per_row: int, known: Concatena
     return plan
 
 
-def expand(plan: BatchPlan, module: str, rows: Tensor) -> list[tuple[Matrices, Tensor]]:
-    """Returns matrices and coefficients (N, R) for N vectors; vector n is of batch row ``rows[n]``."""
-    expanded = []
-    for part in plan.parts.get(module, ()):
-        full = part.coefficients.new_zeros(plan.rows, part.coefficients.shape[1])
-        full[part.start : part.end] = part.coefficients
-        expanded.append((part.matrices, full[rows]))
-    return expanded
+def plan_of_vectors(plan: BatchPlan, rows: Sequence[int], modules: Iterable[str]) -> BatchPlan:
+    """Returns the plan of N single vectors in some modules; vector n is of ``plan``'s row ``rows[n]``.
+
+    ``rows`` ascend.
+    """
+    found = BatchPlan(len(rows))
+    coefficients: dict[tuple[int, int, int], Tensor] = {}
+    for module in modules:
+        for part in plan.parts.get(module, ()):
+            start, end = bisect_left(rows, part.start), bisect_left(rows, part.end)
+            key = start, end, id(part.coefficients)
+            if key not in coefficients:
+                own = torch.tensor(rows[start:end], device=part.coefficients.device) - part.start
+                coefficients[key] = part.coefficients[own]
+            vectors = Part(start, end, part.matrices, coefficients[key])
+            found.parts.setdefault(module, []).append(vectors)
+    return found
 
 
 def _segments(sets: Sequence[AdapterSet]) -> list[tuple[int, int, tuple[ResidentAdapter, ...]]]:

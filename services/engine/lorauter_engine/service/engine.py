@@ -79,7 +79,7 @@ class Engine:
         residency: Residency,
         scheduler: Scheduler,
         max_requests: int,
-        score_tokens: int,
+        pass_tokens: int,
     ) -> None:
         self._eos_ids = network.eos_ids | ({codec.eos_id} if codec.eos_id is not None else frozenset())
         self._codec = codec
@@ -87,7 +87,7 @@ class Engine:
         self._residency = residency
         self._scheduler = scheduler
         self._free = max_requests
-        self._score_tokens = score_tokens
+        self._pass_tokens = pass_tokens
 
     def is_alive(self) -> bool:
         """Tells whether work is being done."""
@@ -191,7 +191,7 @@ class Engine:
             else:
                 done.set_result(result)
 
-        scoring = Scoring(items, sets, self._score_tokens, self._vocabulary, take)
+        scoring = Scoring(items, sets, self._pass_tokens, self._vocabulary, take)
         try:
             self._scheduler.submit_scoring(scoring)
         except LorauterError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -26,14 +26,16 @@ class Bounds:
     """How much is taken at once.
 
     ``max_rows`` rows decode together, of which ``reserved_rows`` are never taken by bulk work; their number
-    times the longest is at most ``max_batch_tokens``. Prompts of up to ``prefill_tokens`` padded tokens run
-    in one pass. ``max_waiting_rows`` and ``max_waiting_items`` bound what waits.
+    times the longest is at most ``max_batch_tokens``. Prompts of up to ``prefill_tokens`` padded tokens are
+    begun between two steps, in passes of up to ``pass_tokens``, since a CPU's caches hold no more.
+    ``max_waiting_rows`` and ``max_waiting_items`` bound what waits.
     """
 
     max_rows: int
     reserved_rows: int
     max_batch_tokens: int
     prefill_tokens: int
+    pass_tokens: int
     max_waiting_rows: int
     max_waiting_items: int
 
@@ -157,8 +159,8 @@ class Scheduler:
         try:
             if self._batch.rows:
                 self._batch.step()
-            if admitted:
-                self._batch.admit(admitted)
+            for rows in _passes(admitted, self._bounds.pass_tokens):
+                self._batch.admit(rows)
         except Exception as error:
             _log.error("engine.batch.failed", exc_info=error)
             present = set(map(id, self._batch.rows))
@@ -203,6 +205,20 @@ class Scheduler:
         metrics.ROWS.set(len(self._batch.rows))
         metrics.QUEUE.labels("rows").set(len(self._urgent) + len(self._bulk))
         metrics.QUEUE.labels("items").set(sum(scoring.left for scoring in self._scorings))
+
+
+def _passes(rows: list[Row], tokens: int) -> Iterator[list[Row]]:
+    """Yields rows in order, as many at once as have at most ``tokens`` padded tokens; at least one."""
+    taken: list[Row] = []
+    longest = 0
+    for row in rows:
+        longest = max(longest, len(row.job.prompt_ids))
+        if taken and (len(taken) + 1) * longest > tokens:
+            yield taken
+            taken, longest = [], len(row.job.prompt_ids)
+        taken.append(row)
+    if taken:
+        yield taken
 
 
 def overloaded() -> Exhausted:
