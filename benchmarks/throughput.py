@@ -36,7 +36,7 @@ from lorauter_worker.ports import Scoring
 MODES = {"score": ("ours", "ours_checked"), "generate": ("ours",)}
 """What is measured of ours."""
 
-ADAPTERS = 16
+ADAPTERS = 32
 EXAMPLES = (8, 48)
 """Examples an adapter: a first round of matching, and a long one."""
 
