@@ -48,6 +48,10 @@ clean: ## Remove the environment and everything else that is made
 
 ##@ Measure
 
+.PHONY: bench-routing
+bench-routing: setup ## Compare routers on real queries and scores in FLAN=dir; JSON=path writes the figures
+	@$(BIN)/python -m benchmarks.routing $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON))
+
 .PHONY: bench-matching
 bench-matching: setup ## Measure matching; FLAN=dir replays real scores too, JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.matching $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON))

@@ -20,7 +20,8 @@ class Flan:
 
     ``affinity``: float64 (T, T), 0..1, the score of adapter a (column) on task t (row); adapter t is the one
     trained on task t, the aligned adapter. ``clusters``: (T,) names. ``validation`` and ``queries``: inputs
-    by task; queries that stand in a validation set are left out.
+    by task; queries that stand in a validation set are left out. ``kept_queries``: which of all stay.
+    These three are in the files' order of tasks.
     """
 
     tasks: tuple[str, ...]
@@ -28,6 +29,7 @@ class Flan:
     affinity: Floats
     validation: dict[str, list[str]]
     queries: dict[str, list[str]]
+    kept_queries: NDArray[np.bool_]
 
     def percent_of_oracle(self, scores: dict[str, list[float]]) -> float:
         """Returns the mean over clusters of cluster mean / aligned adapters' cluster mean, in %.
@@ -60,6 +62,7 @@ def read_flan(directory: Path) -> Flan:
         affinity=np.array([[float(score) for score in row[1:]] for row in rows]) / 100,
         validation=validation,
         queries={task: [text for text in texts if text not in seen] for task, texts in queries.items()},
+        kept_queries=np.array([text not in seen for texts in queries.values() for text in texts]),
     )
 
 

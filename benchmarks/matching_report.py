@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.routed import REGIMES
+from benchmarks.flan_pools import REGIMES
 
 Report = Mapping[str, Any]
 

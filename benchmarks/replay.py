@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.flan import Flan, Floats, read_flan
-from benchmarks.routed import REGIMES, RoutedFlan
+from benchmarks.flan_pools import REGIMES
+from benchmarks.routed import RoutedFlan
 from benchmarks.runs import run_strategy
 from lorauter.matching import Strategy, Table, evidence, strategy
 from lorauter.matching.strategies.default import DefaultStrategy

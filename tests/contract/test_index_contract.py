@@ -33,6 +33,9 @@ def tenant() -> str:
     return f"t{uuid.uuid4().hex[:12]}"
 
 
+SCATTER = np.array([1.0, -0.25, 1 / 3], dtype=np.float16)
+
+
 def task(number: int, version: int = 1, affinities=(), dimension: int = 8, terms=None) -> Task:
     values = np.random.default_rng(number * 100 + version).normal(size=dimension).astype(np.float32)
     return Task(
@@ -53,7 +56,7 @@ def snapshot(tenant: str, generation: int, tasks, encoder: str = ENCODER) -> Sna
         base_model="lorauter/demo-base",
         base_model_aliases=("alias-b", "alias-a"),
         untypical_policy="ROUTE",
-        profile=Profile("sha256:p", {"tau": 0.1, "k": 3.0}, {"loo_top1": 1 / 3}),
+        profile=Profile("sha256:p", {"tau": 0.1, "k": 3.0}, {"loo_top1": 1 / 3}, SCATTER),
         tasks=tuple(tasks),
         adapters=(
             Adapter("b", 2, "sha256:22", routable=True, aliases=("champion",)),
@@ -106,6 +109,7 @@ def test_read_returns_every_field_when_published(index, tenant):
     assert [a.adapter_id for a in pool.adapters] == ["a", "b"]
     assert pool.adapters[0] == Adapter("a", 1, "sha256:11", False, (), 1.5, "RETIRED", "b")
     assert pool.profile == Profile("sha256:p", {"k": 3.0, "tau": 0.1}, {"loo_top1": 1 / 3})
+    assert pool.profile.scatter.tolist() == SCATTER.tolist()
     assert index.published(tenant) == (5, got.digest)
 
 
@@ -279,7 +283,7 @@ def test_aliases_name_the_collections_of_the_encoder_when_published(tenant):
     index.publish(snapshot(tenant, 2, [task(1, dimension=4)], encoder="sha256:" + "cd" * 32), [])
     held = {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
     assert held == {
-        "tasks": "lorauter-tasks-cdcdcdcdcdcd-v1",
-        "examples": "lorauter-examples-cdcdcdcdcdcd-v1",
-        "profiles": "lorauter-profiles-v1",
+        "tasks": "lorauter-tasks-cdcdcdcdcdcd-v2",
+        "examples": "lorauter-examples-cdcdcdcdcdcd-v2",
+        "profiles": "lorauter-profiles-v2",
     }

@@ -121,7 +121,7 @@ def test_only_tasks_with_all_tags_take_part_when_tags_are_given() -> None:
 
 
 def test_base_takes_its_tasks_weight_when_it_is_best_there() -> None:
-    decision = decide(THREE, QUERY)
+    decision = decide(THREE, QUERY, RouteOptions(strategy="paper_tuned"))
     assert weights(decision) == pytest.approx({"a": SHARES[0], "b": SHARES[1], "base": SHARES[2]}, abs=1e-6)
     expected = SHARES @ np.array([1.0, 0.5, 0.0])
     assert decision.best_single.adapter_id == "a"
@@ -132,15 +132,16 @@ def test_best_single_hedges_when_no_specialist_is_likely_enough() -> None:
     hedging = pool(
         [task("t1", 0, {"a": 1.0, "c": 0.8}), task("t2", 1, {"b": 1.0, "c": 0.8})], tasks=2.0, temperature=1.0
     )
-    decision = decide(hedging, QUERY)
+    decision = decide(hedging, QUERY, RouteOptions(strategy="paper_tuned"))
     assert decision.best_single.adapter_id == "c"
     assert decision.expected_utility == pytest.approx(0.8)
-    assert weights(decide(hedging, QUERY, RouteOptions(max_adapters=1))) == {"c": 1.0}
+    one = RouteOptions(strategy="paper_tuned", max_adapters=1)
+    assert weights(decide(hedging, QUERY, one)) == {"c": 1.0}
 
 
 def test_fitted_constants_are_used_when_the_profile_has_them() -> None:
     sharp = pool(THREE.tasks, tasks=1.0, temperature=0.05)
-    decision = decide(sharp, QUERY, RouteOptions(explain=True))
+    decision = decide(sharp, QUERY, RouteOptions(strategy="paper_tuned", explain=True))
     assert weights(decision) == {"a": 1.0}
     assert decision.tasks[0].probability == pytest.approx(1 / (1 + np.exp(-4) + np.exp(-16)), abs=1e-5)
     assert decision.explanation.constants == {"tasks": 1.0, "temperature": 0.05}
@@ -187,11 +188,12 @@ def quantiles(low: float, high: float) -> dict[str, Any]:
 )
 def test_policy_decides_when_the_query_is_untypical(policy: str, action: str, best: str) -> None:
     strict = pool(THREE.tasks, policy=policy, **quantiles(0.9, 1.0))
-    decision = decide(strict, QUERY)
+    tuned = RouteOptions(strategy="paper_tuned")
+    decision = decide(strict, QUERY, tuned)
     assert (decision.action, decision.best_single.adapter_id, decision.typicality) == (action, best, 0.0)
     assert "untypical" in decision.reason
     assert bool(decision.adapters) == (action == "ADAPTERS")
-    usual = decide(pool(THREE.tasks, policy=policy, **quantiles(0.6, 1.0)), QUERY)
+    usual = decide(pool(THREE.tasks, policy=policy, **quantiles(0.6, 1.0)), QUERY, tuned)
     assert usual.action is Action.ADAPTERS
     assert usual.typicality == pytest.approx(0.5, abs=1e-3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -10,13 +11,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lorauter.index.port import ExampleSet
 from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task, Vector
 
 Payload = dict[str, Any]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the points' layout; a new one means new collections."""
 
 _NAMESPACE = uuid.UUID("6f7dfc62-6d2a-5a0f-9d5b-4a1b3a2f0c11")
@@ -182,6 +184,7 @@ def _encode_pool(pool: Pool, points: list[str]) -> Payload:
             "digest": pool.profile.digest,
             "constants": {key: float(value) for key, value in sorted(pool.profile.constants.items())},
             "figures": {key: float(value) for key, value in sorted(pool.profile.figures.items())},
+            "scatter": _encode_scatter(pool.profile.scatter),
         },
         "adapters": [{**dataclasses.asdict(a), "aliases": sorted(a.aliases)} for a in adapters],
         "backends": [dataclasses.asdict(backend) for backend in backends],
@@ -196,11 +199,30 @@ def _decode_pool(pool: Payload, tasks: Mapping[str, Task]) -> Pool:
         base_model=pool["base_model"],
         base_model_aliases=tuple(pool["base_model_aliases"]),
         untypical_policy=pool["untypical_policy"],
-        profile=Profile(profile["digest"], _floats(profile["constants"]), _floats(profile["figures"])),
+        profile=Profile(
+            digest=profile["digest"],
+            constants=_floats(profile["constants"]),
+            figures=_floats(profile["figures"]),
+            scatter=_decode_scatter(profile["scatter"]),
+        ),
         tasks=tuple(tasks[id_] for id_ in pool["tasks"]),
         adapters=tuple(_decode_adapter(adapter) for adapter in pool["adapters"]),
         backends=tuple(Backend(**backend) for backend in pool["backends"]),
     )
+
+
+def _encode_scatter(scatter: NDArray[np.float16] | None) -> str | None:
+    if scatter is None:
+        return None
+    return base64.b64encode(np.ascontiguousarray(scatter, dtype="<f2").tobytes()).decode()
+
+
+def _decode_scatter(text: str | None) -> NDArray[np.float16] | None:
+    if text is None:
+        return None
+    scatter = np.frombuffer(base64.b64decode(text), dtype="<f2").astype(np.float16)
+    scatter.setflags(write=False)
+    return scatter
 
 
 def _decode_adapter(adapter: Payload) -> Adapter:

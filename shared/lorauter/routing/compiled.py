@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorauter.identifiers import BASE
+from lorauter.routing.bm25 import Lexicon, lexicon, terms_of
 from lorauter.routing.model import Pool, Profile, Task
+from lorauter.routing.posterior import UNFITTED
 from lorauter.routing.representation import unit_rows
+from lorauter.routing.whitening import middle, unpacked, whitener
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,9 @@ class Arm:
 class CompiledPool:
     """An immutable pool of T tasks and A arms; every array is read-only, so threads may share it.
 
-    ``tasks`` are in order of id. ``directions``: float32 (T, d), centroids of length 1 (or 0). ``arms``: the
+    ``tasks`` are in order of id. ``directions``: float32 (T, d), centroids of length 1 (or 0). ``mean``
+    (d,): that of the centroids. ``whitener`` (d, d): None where nothing is whitened. ``whitened``: float32
+    (T, d), the centroids less the mean, whitened, of length 1. ``lexicon``: the tasks' terms. ``arms``: the
     base, then the routable adapter versions in order of id. ``columns``: (T, M), the arms measured on each
     task, -1 where there are fewer than M. ``scores`` and ``shares``: float64 (T, M), the affinity, and its
     share of the best affinity among the task's arms (0 where that is 0). ``carriers``: rows of tasks by tag.
@@ -42,6 +47,10 @@ class CompiledPool:
     profile: Profile
     tasks: tuple[Task, ...]
     directions: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    whitener: NDArray[np.float32] | None
+    whitened: NDArray[np.float32]
+    lexicon: Lexicon
     arms: tuple[Arm, ...]
     columns: NDArray[np.intp]
     scores: NDArray[np.float64]
@@ -62,10 +71,13 @@ def compile_pool(pool: Pool) -> CompiledPool:
     columns, scores = _affinities(tasks, arms)
     top = np.where(columns >= 0, scores, 0.0).max(axis=1, initial=0.0)[:, None]
     shares = np.divide(scores, top, out=np.zeros_like(scores), where=top > 0)
-    directions = (
-        unit_rows(np.stack([task.centroid for task in tasks])) if tasks else np.zeros((0, 0), np.float32)
-    )
-    for array in (columns, scores, shares, directions):
+    centroids = np.stack([task.centroid for task in tasks]) if tasks else np.zeros((0, 0), np.float32)
+    directions = unit_rows(centroids)
+    mean = middle(centroids.astype(np.float64)).astype(np.float32)
+    white = _whitener(pool.profile)
+    apart: NDArray[np.float32] = centroids - mean
+    whitened = unit_rows(apart @ white if white is not None and tasks else apart)
+    for array in (columns, scores, shares, directions, mean, whitened):
         array.setflags(write=False)
     return CompiledPool(
         pool_id=pool.pool_id,
@@ -73,6 +85,10 @@ def compile_pool(pool: Pool) -> CompiledPool:
         profile=pool.profile,
         tasks=tasks,
         directions=directions,
+        mean=mean,
+        whitener=white,
+        whitened=whitened,
+        lexicon=lexicon([terms_of(task.terms) for task in tasks]),
         arms=arms,
         columns=columns,
         scores=scores,
@@ -81,6 +97,15 @@ def compile_pool(pool: Pool) -> CompiledPool:
         arm_rows=_rows_by_id(arms),
         carriers=_carriers(tasks),
     )
+
+
+def _whitener(profile: Profile) -> NDArray[np.float32] | None:
+    shrinkage = profile.constants.get("shrinkage", UNFITTED["shrinkage"])
+    if profile.scatter is None or shrinkage >= 1.0:
+        return None
+    white = whitener(unpacked(profile.scatter), shrinkage)
+    white.setflags(write=False)
+    return white
 
 
 def _affinities(tasks: Sequence[Task], arms: Sequence[Arm]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorauter.errors import InvalidArgument
+from lorauter.routing.bm25 import NO_TERMS, Terms
 from lorauter.routing.model import Profile
+from lorauter.routing.posterior import fit_posterior
 from lorauter.routing.representation import check_vectors, unit_rows
 
 UNFITTED_TASKS = 3
@@ -31,7 +33,7 @@ UNTYPICAL_BELOW = 0.02
 TYPICALITY_LEVELS = (0.0, 0.005, 0.01, 0.02, 0.05, *(step / 10 for step in range(1, 10)), 0.95, 0.99, 1.0)
 """Quantiles kept of the leave-one-out best similarities; finest where the policy decides."""
 
-MAX_SCORES = 1 << 25
+MAX_SCORES = 1 << 22
 """Most (example, task) scores that a fit looks at: beyond it, evenly spaced examples stand for all."""
 
 _CHUNK = 1 << 20
@@ -42,29 +44,39 @@ Owners = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskExamples:
-    """The unit vectors, float32 (n, d), of a task's validation inputs."""
+    """A task's validation inputs: unit vectors, float32 (n, d), and each one's terms, or none at all.
+
+    ``total`` are the terms of all of them together, as the task's representation keeps them.
+    """
 
     task_id: str
     vectors: NDArray[np.float32]
+    terms: Sequence[Terms] = ()
+    total: Terms = NO_TERMS
 
 
-def typicality_name(level: float) -> str:
-    """Returns the constant that holds a quantile of the best similarities of known queries."""
-    return f"best_similarity_q{level:.3f}"
+def typicality_name(level: float, of: str = "similarity") -> str:
+    """Returns the constant that holds a quantile of the best similarities, or scores, of known queries."""
+    return f"best_{of}_q{level:.3f}"
 
 
 def fit_profile(tasks: Sequence[TaskExamples], max_tasks: int = UNFITTED_TASKS) -> Profile:
-    """Returns the profile of strategy ``default``: the paper's rule with K and τ fitted.
+    """Returns a pool's profile: what the strategies ``default`` and ``paper_tuned`` go by.
 
-    Each example is scored against all centroids, its own task's taken without it. ``temperature`` (τ)
-    minimises the log-loss of softmax(similarity / τ) over all tasks; ``tasks`` (K, 1 to ``max_tasks``) is the
-    smallest K whose nearest tasks hold the true one for 99 % of the examples, or ``max_tasks``. Neither needs
-    affinities. Also kept: quantiles of the best similarity, for typicality. An example without a companion in
-    its task scores nothing; with fewer than two tasks, or nothing to score, K is 3 and τ 0.05.
-    Figures: loo_top1, loo_top3, log_loss, tasks, examples (those scored). The order of tasks does not matter.
+    For ``default``: ``shrinkage``, ``dense_weight``, ``lexical_weight`` and the scatter, see
+    lorauter.routing.posterior; ``default_tasks`` and the quantiles of the best score are like the following.
+    For ``paper_tuned``, the paper's rule with K and τ fitted: each example is scored against all centroids,
+    its own task's taken without it. ``temperature`` (τ) minimises the log-loss of softmax(similarity / τ)
+    over all tasks; ``tasks`` (K, 1 to ``max_tasks``) is the smallest K whose nearest tasks hold the true one
+    for 99 % of the examples, or ``max_tasks``. Neither needs affinities. Also kept: quantiles of the best
+    similarity, for typicality. An example without a companion in its task scores nothing; with nothing to
+    score, constants are UNFITTED ones.
+    Figures: loo_top1, loo_top3, log_loss of ``default``, the same with ``paper_tuned_`` before them, tasks,
+    examples (those scored for it). The order of tasks does not matter.
     Raises InvalidArgument: INVALID_VECTORS, DUPLICATE_TASK.
     """
-    used = _checked(tasks)
+    chosen = _checked(tasks)
+    used = [(task.task_id, task.vectors) for task in chosen]
     figures = {"tasks": float(len(used)), "examples": 0.0}
     constants = {
         "tasks": float(min(UNFITTED_TASKS, max_tasks)),
@@ -80,17 +92,35 @@ def fit_profile(tasks: Sequence[TaskExamples], max_tasks: int = UNFITTED_TASKS) 
     if len(owners) and len(used) > 1:
         ranks = _ranks(scores, owners)
         temperature, loss = _fit_temperature(scores, owners)
-        covered = [float(np.mean(ranks < k)) for k in range(1, max_tasks + 1)]
         constants["temperature"] = temperature
-        constants["tasks"] = float(
-            next((k for k, share in enumerate(covered, 1) if share >= COVERAGE), max_tasks)
-        )
+        constants["tasks"] = _covering(ranks, max_tasks)
         figures |= {
-            "loo_top1": float(np.mean(ranks < 1)),
-            "loo_top3": float(np.mean(ranks < 3)),
-            "log_loss": loss,
+            "paper_tuned_loo_top1": float(np.mean(ranks < 1)),
+            "paper_tuned_loo_top3": float(np.mean(ranks < 3)),
+            "paper_tuned_log_loss": loss,
         }
-    return make_profile(constants, figures)
+    fit = fit_posterior(
+        [task.vectors for task in chosen], [task.terms for task in chosen], [task.total for task in chosen]
+    )
+    constants |= {**fit.constants, "default_tasks": float(min(UNFITTED_TASKS, max_tasks))}
+    if len(fit.best):
+        best = np.quantile(fit.best, TYPICALITY_LEVELS)
+        for level, value in zip(TYPICALITY_LEVELS, best, strict=True):
+            constants[typicality_name(level, "score")] = float(value)
+        if len(used) > 1:
+            constants["default_tasks"] = _covering(fit.ranks, max_tasks)
+            figures |= {
+                "loo_top1": float(np.mean(fit.ranks < 1)),
+                "loo_top3": float(np.mean(fit.ranks < 3)),
+                "log_loss": fit.loss,
+            }
+    return replace(make_profile(constants, figures), scatter=fit.scatter)
+
+
+def _covering(ranks: NDArray[np.intp], max_tasks: int) -> float:
+    """Returns the smallest number of tasks that holds the true one for COVERAGE of the examples."""
+    covered = [float(np.mean(ranks < k)) for k in range(1, max_tasks + 1)]
+    return float(next((k for k, share in enumerate(covered, 1) if share >= COVERAGE), max_tasks))
 
 
 def make_profile(constants: Mapping[str, float], figures: Mapping[str, float]) -> Profile:
@@ -105,16 +135,16 @@ def make_profile(constants: Mapping[str, float], figures: Mapping[str, float]) -
     )
 
 
-def _checked(tasks: Sequence[TaskExamples]) -> list[tuple[str, NDArray[np.float32]]]:
+def _checked(tasks: Sequence[TaskExamples]) -> list[TaskExamples]:
     """Returns the tasks that have examples, by id, as unit vectors of one dimension."""
     used = [
-        (task.task_id, unit_rows(check_vectors(task.vectors)))
+        replace(task, vectors=unit_rows(check_vectors(task.vectors)))
         for task in sorted(tasks, key=lambda task: task.task_id)
         if len(task.vectors)
     ]
-    if len({name for name, _ in used}) != len(used):
+    if len({task.task_id for task in used}) != len(used):
         raise InvalidArgument("DUPLICATE_TASK", "a task was given twice: give each task's examples once")
-    if len({vectors.shape[1] for _, vectors in used}) > 1:
+    if len({task.vectors.shape[1] for task in used}) > 1:
         raise InvalidArgument("INVALID_VECTORS", "vectors differ in dimension: encode all tasks alike")
     return used
 

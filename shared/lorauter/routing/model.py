@@ -84,11 +84,16 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """All that is fitted over a pool's validation sets: constants and figures of the fit by name."""
+    """All that is fitted over a pool's validation sets: constants and figures of the fit by name.
+
+    ``scatter`` is how examples differ within their tasks, as lorauter.routing.whitening packs it, float16
+    (d (d + 1) / 2,); None where nothing can be told. The digest covers the constants alone.
+    """
 
     digest: str
     constants: Mapping[str, float]
     figures: Mapping[str, float] = field(default_factory=dict)
+    scatter: NDArray[np.float16] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

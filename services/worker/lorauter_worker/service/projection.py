@@ -79,12 +79,14 @@ class Projector:
     def _pool(self, tenant: str, pool: PoolState) -> tuple[Pool, list[ExampleSet]]:
         tasks: list[Task] = []
         examples: list[ExampleSet] = []
+        fitted_on: list[TaskExamples] = []
         keys: list[Key] = []
         for state in sorted(pool.tasks, key=lambda task: task.row.id):
             known = self._representations.get(tenant, state)
             if known is None:
                 continue
             keys.append(key_of(tenant, state))
+            fitted_on.append(known.examples(state.row.id))
             examples.append(ExampleSet(pool.row.id, state.row.id, state.version.version, known.vectors))
             tasks.append(
                 Task(
@@ -103,7 +105,7 @@ class Projector:
             base_model=pool.row.base_model,
             base_model_aliases=tuple(pool.row.aliases),
             untypical_policy=pool.row.untypical_policy,
-            profile=self._profile(tenant, pool, examples, keys),
+            profile=self._profile(tenant, pool, fitted_on, keys),
             tasks=tuple(tasks),
             adapters=_adapters(pool.adapters, pool.routed),
             backends=tuple(
@@ -114,17 +116,19 @@ class Projector:
         return projected, examples
 
     def _profile(
-        self, tenant: str, pool: PoolState, examples: Sequence[ExampleSet], keys: Sequence[Key]
+        self, tenant: str, pool: PoolState, examples: Sequence[TaskExamples], keys: Sequence[Key]
     ) -> Profile:
-        """Returns the pinned profile, or one fitted on the examples, anew only when they changed."""
-        if pool.pinned is not None:
-            return Profile(pool.pinned.digest, pool.pinned.constants, pool.pinned.figures)
+        """Returns the profile fitted on the examples, anew only when they changed.
+
+        A pinned profile gives the constants; what is measured of the examples themselves stays today's.
+        """
         key = tenant, pool.row.id
         known = self._fitted.get(key)
         if known is None or known[0] != keys:
-            parts = [TaskExamples(part.task_id, part.vectors) for part in examples]
-            known = self._fitted[key] = (keys, fit_profile(parts))
-        return known[1]
+            known = self._fitted[key] = (keys, fit_profile(examples))
+        if pool.pinned is None:
+            return known[1]
+        return Profile(pool.pinned.digest, pool.pinned.constants, pool.pinned.figures, known[1].scatter)
 
 
 def _adapters(adapters: Sequence[AdapterState], routed: Mapping[str, int]) -> tuple[Adapter, ...]:

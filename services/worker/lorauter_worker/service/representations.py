@@ -13,7 +13,8 @@ from sqlmodel import Session, col, select
 from lorauter.encoder import Encoder
 from lorauter.errors import InvalidArgument
 from lorauter.prompts import PromptSpec, build_input
-from lorauter.routing import TaskRepresentation, represent, routed_text
+from lorauter.routing import TaskExamples, TaskRepresentation, represent, routed_text, term_frequencies
+from lorauter.routing.bm25 import Terms, terms_of
 from lorauter.routing.model import Vector
 from lorauter.store.tables import ValidationExample
 from lorauter.telemetry import get_logger
@@ -29,10 +30,15 @@ Key = tuple[str, str, datetime, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Represented:
-    """A task version's unit vectors, (n, d) float32, and what they add up to."""
+    """A task version's unit vectors, (n, d) float32, each example's terms, and what they add up to."""
 
     vectors: Vector
+    terms: Sequence[Terms]
     representation: TaskRepresentation
+
+    def examples(self, task_id: str) -> TaskExamples:
+        """Returns what a profile is fitted on."""
+        return TaskExamples(task_id, self.vectors, self.terms, terms_of(self.representation.terms))
 
 
 class Representations:
@@ -60,7 +66,8 @@ class Representations:
         for key, parts in texts.items():
             if parts:
                 stacked = np.stack([vectors[text] for text in parts])
-                self._known[key] = Represented(stacked, represent(stacked, parts))
+                terms = tuple(terms_of(term_frequencies(text)) for text in parts)
+                self._known[key] = Represented(stacked, terms, represent(stacked, parts))
             else:
                 self._known[key] = None
 

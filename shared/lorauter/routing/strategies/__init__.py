@@ -5,10 +5,11 @@ from __future__ import annotations
 from lorauter.errors import InvalidArgument
 from lorauter.routing.strategies.default import DefaultStrategy
 from lorauter.routing.strategies.paper import PaperStrategy
+from lorauter.routing.strategies.paper_tuned import PaperTunedStrategy
 from lorauter.routing.strategies.strategy import Strategy
 
 STRATEGIES: dict[str, Strategy] = {
-    strategy.name: strategy for strategy in (DefaultStrategy(), PaperStrategy())
+    strategy.name: strategy for strategy in (DefaultStrategy(), PaperStrategy(), PaperTunedStrategy())
 }
 
 

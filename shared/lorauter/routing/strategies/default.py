@@ -1,66 +1,109 @@
-"""Strategy ``default``: the paper's rule with K and τ fitted, and the base as an arm."""
+"""Strategy ``default``: the posterior over tasks times what was measured, the base among the arms."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from lorauter.routing.fitting import UNFITTED_TASKS, UNFITTED_TEMPERATURE
+from lorauter.routing.bm25 import terms_of
+from lorauter.routing.fitting import UNFITTED_TASKS
+from lorauter.routing.lexical import term_frequencies
+from lorauter.routing.posterior import UNFITTED
+from lorauter.routing.representation import unit_rows
 from lorauter.routing.strategies.strategy import (
     Choice,
     Floats,
     Mask,
     Question,
+    Rows,
     best_arms,
-    filled_shares_of,
     nearest,
+    shares_of,
     softmax,
     typicality_of,
     weights_of,
 )
 
+DECIDING = 64
+"""Most tasks that decide: of thousands all others together are all but improbable."""
+
 
 class DefaultStrategy:
-    """Softmax over the cosines to centroids at the fitted τ; the K most probable tasks decide.
+    """Expected utility: each arm's share of a task's best score, by the probability of the task.
 
-    Each of them contributes its best arm, the base included. The best single arm maximises the expected
-    share of the best score over those K tasks: Σ p(task) · score / best score.
+    p(task | query) = softmax(a · dense + b · lexical), see lorauter.routing.posterior. The best single arm is
+    that of the largest Σ p(task) · share; what was not measured on a task, or fell out of its best, counts as
+    0 there. Tasks without a measurement leave their say to the others. The weighted set: the best arm of each
+    of the K most probable tasks, weighted by their probabilities, K fitted.
     """
 
     name = "default"
 
     def choose(self, question: Question, max_adapters: int) -> Choice:
         """Answers with the constants of the pool's profile."""
-        constants = question.pool.profile.constants
-        temperature = constants.get("temperature", UNFITTED_TEMPERATURE)
-        count = int(constants.get("tasks", UNFITTED_TASKS))
-        taking_part = np.flatnonzero(question.tasks)
-        probabilities = np.zeros(len(question.tasks))
-        probabilities[taking_part] = softmax(question.similarities[taking_part], temperature)
-        rows = nearest(question.similarities, question.tasks, count)
-        kept = probabilities[rows] / probabilities[rows].sum()
-        shares, known = filled_shares_of(question, rows, question.arms, temperature)
-        best = best_arms(question, rows, shares, known)
-        weights = weights_of(best, kept, len(question.arms))
-        utilities = kept @ shares
-        single = _best_single(utilities, weights, np.any(known, axis=0))
+        profile = question.pool.profile
+        constants = {name: profile.constants.get(name, value) for name, value in UNFITTED.items()}
+        count = int(profile.constants.get("default_tasks", UNFITTED_TASKS))
+        scores = _scores(question, constants["dense_weight"], constants["lexical_weight"])
+        probabilities = _posterior(scores, question.tasks)
+        deciding, weights = _deciding(question, scores)
+        shares, known = shares_of(question, deciding, question.arms)
+        known_arms = np.any(known, axis=0)
+        utilities = weights @ shares if len(deciding) else np.zeros(len(question.arms))
+        single = _best_single(question, utilities, known_arms, deciding)
+        chosen = np.arange(len(deciding))[:count]
+        best = best_arms(question, deciding[chosen], shares[chosen], known[chosen])
+        adapters = weights_of(best, weights[chosen], len(question.arms))
         if max_adapters == 1 and single >= 0:
-            weights = np.zeros(len(weights))
-            weights[single] = 1.0
+            adapters = np.zeros(len(adapters))
+            adapters[single] = 1.0
         return Choice(
             probabilities=probabilities,
-            weights=weights,
+            weights=adapters,
             single=single,
             utilities=utilities,
-            known=np.any(known, axis=0),
-            typicality=typicality_of(question.pool.profile, float(question.similarities[rows[0]])),
-            constants={"tasks": float(count), "temperature": temperature},
+            known=known_arms,
+            typicality=typicality_of(profile, float(scores[question.tasks].max()), "score"),
+            constants={**constants, "tasks": float(count)},
         )
 
 
-def _best_single(utilities: Floats, weights: Floats, known: Mask) -> int:
-    """Returns the known arm of the largest utility; ties go to the base, larger weight, smaller row."""
+def _scores(question: Question, dense_weight: float, lexical_weight: float) -> Floats:
+    """Returns float64 (T,), the logarithm of each task's probability, but for a constant."""
+    pool, query = question.pool, question.query
+    direction = unit_rows(np.asarray(query.vector, dtype=np.float32)[None])[0] - pool.mean
+    if pool.whitener is not None:
+        direction = direction @ pool.whitener
+    scores: Floats = dense_weight * (pool.whitened @ unit_rows(direction[None])[0]).astype(np.float64)
+    if query.text and lexical_weight > 0:
+        scores += lexical_weight * pool.lexicon.scores(terms_of(term_frequencies(query.text)))
+    return scores
+
+
+def _posterior(scores: Floats, tasks: Mask) -> Floats:
+    probabilities = np.zeros(len(scores))
+    rows = np.flatnonzero(tasks)
+    probabilities[rows] = softmax(scores[rows], 1.0)
+    return probabilities
+
+
+def _deciding(question: Question, scores: Floats) -> tuple[Rows, Floats]:
+    """Returns the most probable tasks with a measured arm, best first, and their shares of the say."""
+    columns = question.pool.columns
+    measured = question.tasks & ((columns >= 0) & question.arms[columns]).any(axis=1)
+    rows = nearest(scores, measured, DECIDING)
+    return rows, softmax(scores[rows], 1.0) if len(rows) else np.zeros(0)
+
+
+def _best_single(question: Question, utilities: Floats, known: Mask, deciding: Rows) -> int:
+    """Returns the known arm of the largest utility; ties: the base, then as the likeliest task has them."""
     rows = np.flatnonzero(known)
     if len(rows) == 0:
         return -1
-    order = np.lexsort((rows, -weights[rows], rows != 0, -utilities[rows]))
-    return int(rows[order[0]])
+    tied = rows[utilities[rows] >= utilities[rows].max() - 1e-12]
+    if tied[0] == 0:
+        return 0
+    for task in deciding:
+        for arm in question.pool.columns[task]:
+            if arm >= 0 and arm in tied:
+                return int(arm)
+    return int(tied[0])

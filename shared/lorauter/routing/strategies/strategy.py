@@ -153,14 +153,14 @@ def cosines(pool: CompiledPool, direction: Vector) -> Floats:
     return np.clip((pool.directions @ direction).astype(np.float64), -1.0, 1.0)
 
 
-def typicality_of(profile: Profile, best_similarity: float) -> float:
-    """Returns the share of known queries whose best similarity is below this one's, 0..1.
+def typicality_of(profile: Profile, best: float, of: str = "similarity") -> float:
+    """Returns the share of known queries whose best similarity (or score) is below this one's, 0..1.
 
     Known queries are the validation examples, each scored without itself; between the quantiles that the
     profile keeps it is interpolated. 1.0 where the profile keeps none: nothing is known to be untypical.
     """
-    kept = [profile.constants.get(typicality_name(level)) for level in TYPICALITY_LEVELS]
+    kept = [profile.constants.get(typicality_name(level, of)) for level in TYPICALITY_LEVELS]
     quantiles = [value for value in kept if value is not None]
     if len(quantiles) < len(TYPICALITY_LEVELS):
         return 1.0
-    return float(np.interp(best_similarity, quantiles, TYPICALITY_LEVELS))
+    return float(np.interp(best, quantiles, TYPICALITY_LEVELS))

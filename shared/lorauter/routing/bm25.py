@@ -1,0 +1,152 @@
+"""Lexical scores: a task is the document of all its examples, weighted by Okapi BM25.
+
+Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009. Weights are scaled to
+length 1 for each task, so that a score is a cosine and many examples are no advantage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SATURATION = 2.0
+"""k₁: how fast a term that comes again counts less."""
+
+LENGTH_PART = 0.75
+"""b: how much of a task's length is made up for."""
+
+Ids = NDArray[np.uint32]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Terms:
+    """Terms of a text or a task: distinct ``ids``, uint32 (n,), ascending; ``counts``, float64 (n,)."""
+
+    ids: Ids
+    counts: Floats
+
+
+NO_TERMS = Terms(np.zeros(0, np.uint32), np.zeros(0))
+
+
+def terms_of(frequencies: Mapping[int, float]) -> Terms:
+    """Returns frequencies by 32-bit hash as arrays."""
+    ids = np.fromiter(frequencies.keys(), dtype=np.uint32, count=len(frequencies))
+    counts = np.fromiter(frequencies.values(), dtype=np.float64, count=len(frequencies))
+    order = np.argsort(ids)
+    return Terms(ids[order], counts[order])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lexicon:
+    """Which tasks use which terms, for T tasks.
+
+    ``ids`` (V,) ascend; term v is used by the tasks ``rows[starts[v]:starts[v + 1]]`` with ``weights`` beside
+    them. ``idf`` (V,) and ``mean_length`` are what the weights were made from.
+    """
+
+    tasks: int
+    ids: Ids
+    starts: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    weights: NDArray[np.float32]
+    idf: Floats
+    mean_length: float
+
+    def scores(self, text: Terms) -> Floats:
+        """Returns float64 (T,), the cosine of a text with each task.
+
+        A text's terms weigh the root of their count; those that no task uses are left out.
+        """
+        places, known = _find(self.ids, text.ids)
+        values = np.sqrt(text.counts[known])
+        return self._products(places, values) / max(float(np.linalg.norm(values)), 1e-12)
+
+    def scores_without(self, row: int, task: Terms, text: Terms) -> Floats:
+        """Returns scores() as they were if ``task``, of this ``row``, did not hold the text.
+
+        Terms that only the text brought to its task are then rarer. That changes what they weigh elsewhere;
+        what it changes in lengths, of tasks and on average, is left aside.
+        """
+        counts = task.counts.copy()
+        held_at, held = _find(task.ids, text.ids)
+        counts[held_at] -= text.counts[held]
+        kept = counts > 1e-6
+        places, known = _find(self.ids, text.ids)
+        values = np.sqrt(text.counts[known])
+        used_by = self.starts[places + 1] - self.starts[places]
+        used_by = used_by - np.isin(text.ids[known], task.ids[held_at[~kept[held_at]]])
+        length = max(float(np.linalg.norm(values[used_by > 0])), 1e-12)
+        scores = self._products(places, values * _idf(self.tasks, used_by) / self.idf[places]) / length
+        where, _ = _find(self.ids, task.ids[kept])
+        weights = _weights(counts[kept], self.idf[where], float(counts[kept].sum()), self.mean_length)
+        rest, at = _find(task.ids[kept], text.ids)
+        own = float(weights[rest] @ np.sqrt(text.counts[at]))
+        scores[row] = own / length / max(float(np.linalg.norm(weights)), 1e-12)
+        return scores
+
+    def _products(self, places: NDArray[np.intp], values: Floats) -> Floats:
+        """Returns (T,), the sum over the terms at ``places`` of value times weight in each task."""
+        if not len(places):
+            return np.zeros(self.tasks)
+        starts, ends = self.starts[places], self.starts[places + 1]
+        sizes = ends - starts
+        # the postings of all terms, one after the other
+        offsets = np.repeat(starts - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
+        chosen = offsets + np.arange(len(offsets))
+        products = np.repeat(values, sizes) * self.weights[chosen]
+        sums: Floats = np.bincount(self.rows[chosen], products, minlength=self.tasks).astype(np.float64)
+        return sums
+
+
+def lexicon(tasks: Sequence[Terms]) -> Lexicon:
+    """Returns the lexicon of tasks, each with the terms of all its examples together."""
+    sizes = np.array([len(task.ids) for task in tasks], dtype=np.intp)
+    owners = np.repeat(np.arange(len(tasks)), sizes)
+    ids = np.concatenate([task.ids for task in tasks]) if tasks else np.zeros(0, np.uint32)
+    counts = np.concatenate([task.counts for task in tasks]) if tasks else np.zeros(0)
+    lengths = np.bincount(owners, counts, minlength=len(tasks))
+    mean_length = float(lengths.mean()) if len(tasks) else 0.0
+    distinct, terms = np.unique(ids, return_inverse=True)
+    used_by = np.bincount(terms, minlength=len(distinct))
+    idf = _idf(len(tasks), used_by)
+    weights = _weights(counts, idf[terms], lengths[owners].astype(np.float64), mean_length)
+    squares = np.bincount(owners, weights**2, minlength=len(tasks))
+    weights = weights / np.sqrt(np.where(squares > 0, squares, 1.0))[owners]
+    order = np.argsort(terms, kind="stable")
+    made = Lexicon(
+        tasks=len(tasks),
+        ids=distinct,
+        starts=np.concatenate([[0], np.cumsum(used_by)]).astype(np.intp),
+        rows=owners[order],
+        weights=weights[order].astype(np.float32),
+        idf=idf,
+        mean_length=mean_length,
+    )
+    for array in (made.ids, made.starts, made.rows, made.weights, made.idf):
+        array.setflags(write=False)
+    return made
+
+
+def _idf(tasks: int, used_by: NDArray[np.intp]) -> Floats:
+    weights: Floats = np.log1p((tasks - used_by + 0.5) / (used_by + 0.5))
+    return weights
+
+
+def _weights(counts: Floats, idf: Floats, length: Floats | float, mean_length: float) -> Floats:
+    norm = 1.0 - LENGTH_PART + LENGTH_PART * length / max(mean_length, 1e-9)
+    weights: Floats = idf * counts * (SATURATION + 1.0) / (counts + SATURATION * norm)
+    return weights
+
+
+def _find(known: Ids, wanted: Ids) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Returns where in ``known`` the wanted ids stand that are there, and which of the wanted those are."""
+    if not len(known):
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    found = np.flatnonzero(known[places] == wanted)
+    return places[found], found

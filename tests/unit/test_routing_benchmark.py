@@ -1,0 +1,81 @@
+"""The routing benchmark measures what it says: its figures by hand, its regimes, its data in order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.flan import Flan, read_flan
+from benchmarks.flan_pools import REGIMES, FlanPools, by_task
+from benchmarks.routing import auroc, calibration_error
+from lorauter.encoder import Encoder
+
+TEXTS = {
+    "sum": ("maths", ["add 3 and 4", "add 7 and 1"], ["add 2 and 9"]),
+    "product": ("maths", ["multiply 3 by 4", "multiply 7 by 1"], ["multiply 2 by 9", "multiply 7 by 1"]),
+    "capital": ("places", ["name the capital of Peru", "name the capital of Chad"], ["the capital of Fiji"]),
+}
+SCORES = [[0.9, 0.5, 0.1], [0.4, 0.8, 0.2], [0.1, 0.2, 0.7]]
+
+
+@pytest.fixture
+def flan(tmp_path: Path) -> Flan:
+    names = list(TEXTS)
+
+    def write(file: str, rows: list[dict[str, str]]) -> None:
+        (tmp_path / file).write_text("\n".join(map(json.dumps, rows)))
+
+    write("tasks.jsonl", [{"task": name, "cluster": TEXTS[name][0]} for name in names])
+    # the files' order is not the matrix's
+    backwards = names[::-1]
+    write("validation.jsonl", [{"task": n, "input": text} for n in backwards for text in TEXTS[n][1]])
+    write("queries.jsonl", [{"task": n, "input": text} for n in backwards for text in TEXTS[n][2]])
+    lines = [",".join(["task", *names])]
+    lines += [
+        ",".join([name, *(str(100 * score) for score in row)])
+        for name, row in zip(names, SCORES, strict=True)
+    ]
+    (tmp_path / "affinity.csv").write_text("\n".join(lines))
+    return read_flan(tmp_path)
+
+
+def test_queries_of_validation_sets_are_left_out_and_vectors_stay_with_their_texts(flan: Flan) -> None:
+    assert flan.queries["product"] == ["multiply 2 by 9"]
+    assert flan.kept_queries.tolist() == [True, True, False, True]
+    rows = np.arange(9, dtype=np.float32)[:, None]
+    parts = by_task(flan, rows)
+    assert parts.validation["capital"].ravel().tolist() == [0, 1]
+    assert parts.validation["sum"].ravel().tolist() == [4, 5]
+    assert {name: part.ravel().tolist() for name, part in parts.queries.items()} == {
+        "capital": [6],
+        "product": [7],
+        "sum": [8],
+    }
+
+
+def test_regimes_bar_what_they_say_when_queries_are_routed(flan: Flan, encoder: Encoder) -> None:
+    groups = [*flan.validation.values(), *flan.queries.values()]
+    vectors = encoder.encode([text for group in groups for text in group])
+    pools = FlanPools(flan, by_task(flan, vectors))
+    for strategy in ("default", "paper", "paper_tuned"):
+        for regime in REGIMES:
+            for row, decisions in pools.decisions(regime, strategy):
+                name = flan.tasks[row]
+                tasks, adapters = pools.barred(row, regime)
+                for decision in decisions:
+                    assert decision.best_single.adapter_id not in np.array(flan.tasks)[adapters]
+                    listed = {match.task_id for match in decision.tasks}
+                    assert not listed & set(np.array(flan.tasks)[tasks])
+                    if regime == "non_ood":
+                        assert decision.tasks[0].task_id == name
+                        assert decision.best_single.adapter_id == name
+
+
+def test_auroc_and_calibration_are_those_of_the_textbook() -> None:
+    assert auroc(np.array([0.9, 0.8, 0.4]), np.array([0.4, 0.1])) == pytest.approx((2 + 2 + 1.5) / 6)
+    confidence = np.array([0.95, 0.95, 0.55, 0.55])
+    right = np.array([True, False, True, True])
+    assert calibration_error(confidence, right) == pytest.approx(0.5 * 0.45 + 0.5 * 0.45)
