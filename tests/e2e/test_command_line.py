@@ -61,7 +61,7 @@ def test_answer_is_a_table_for_people_and_json_for_programs(
 
 def test_route_explains_itself(lorauter: Command) -> None:
     printed = lorauter("route", "Write the word backwards: planet", "--explain").stdout
-    for part in ("best single", "typicality", "probability", "expected utility", "temperature"):
+    for part in ("best single", "typicality", "probability", "expected utility", "lexical_weight"):
         assert part in printed
 
 
