@@ -1,5 +1,6 @@
 """What identifies an encoder, and what importing and loading it costs."""
 
+import re
 import subprocess
 import sys
 
@@ -7,16 +8,26 @@ import numpy as np
 import pytest
 
 from lorauter.encoder import DEFAULT_ENCODER, encoder_directory, files_digest, load_encoder
+from lorauter.encoder.cache import model_digest
 from lorauter.errors import FailedPrecondition
 
+HEAVY = "('torch', 'transformers', 'sentence_transformers', 'onnx', 'onnxruntime')"
 
-def test_importing_the_encoder_imports_no_torch_when_nothing_is_loaded():
-    code = (
-        "import sys, lorauter.encoder; "
-        "print([m for m in ('torch', 'transformers', 'sentence_transformers') if m in sys.modules])"
-    )
+
+def loaded_after(code):
+    """Returns which heavy libraries a new process has imported after running ``code``."""
+    code = f"import sys; {code}; print(*(m for m in {HEAVY} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return done.stdout.split()
+
+
+def test_importing_the_encoder_imports_no_library_when_nothing_is_loaded():
+    assert loaded_after("import lorauter.encoder") == []
+
+
+def test_default_encoder_needs_no_torch_when_it_was_exported_before(encoder):
+    load = "from lorauter.encoder import load_encoder, preload; preload('all-minilm-l6-v2'); "
+    assert loaded_after(load + "load_encoder('all-minilm-l6-v2').encode(['text'])") == ["onnxruntime"]
 
 
 def test_vectors_are_unit_and_alike_for_like_texts_when_encoded(encoder):
@@ -34,9 +45,11 @@ def test_vectors_do_not_depend_on_their_company_when_encoded(encoder):
     np.testing.assert_allclose(alone[0], together[0], atol=1e-5)
 
 
-def test_digest_is_that_of_the_files_when_the_encoder_is_the_default(encoder):
-    assert encoder.digest == files_digest(encoder_directory(DEFAULT_ENCODER))
-    assert encoder.digest.startswith("sha256:")
+def test_digest_is_of_files_and_pipeline_when_the_encoder_is_the_default(encoder):
+    directory = encoder_directory(DEFAULT_ENCODER)
+    assert encoder.digest == model_digest(directory, "fp32")
+    assert re.fullmatch("sha256:[0-9a-f]{64}", encoder.digest)
+    assert len({encoder.digest, files_digest(directory), model_digest(directory, "int8")}) == 3
 
 
 def test_digest_changes_when_weights_or_pooling_do(tmp_path):

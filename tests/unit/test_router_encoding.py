@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lorauter.errors import Exhausted
-from lorauter_router.adapters.encoding import MAX_CHARACTERS, BatchingEncoder
+from lorauter_router.adapters.encoding import BatchingEncoder
 from lorauter_router.ports import Encoded
 
 
@@ -116,11 +116,3 @@ async def test_next_batch_is_encoded_when_one_failed(gated: GatedEncoder, querie
     with pytest.raises(ValueError, match="failed"):
         await queries.encode(["bad", "other"])
     assert [float(r.vector[0]) for r in await queries.encode(["fine", "fine"])] == [4, 4]
-
-
-async def test_only_the_beginning_is_encoded_when_a_text_is_very_long(
-    gated: GatedEncoder, queries: BatchingEncoder
-) -> None:
-    gated.gate.release()
-    (encoded,) = await queries.encode(["x" * (MAX_CHARACTERS + 1)])
-    assert encoded.vector[0] == MAX_CHARACTERS

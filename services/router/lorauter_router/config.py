@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from lorauter.encoder import DEFAULT_ENCODER, Precision
 from lorauter.settings import HttpUrl, ServiceSettings, url_field
 
 
@@ -13,9 +14,14 @@ class Settings(ServiceSettings):
     qdrant_url: HttpUrl = url_field("QDRANT_URL", "The index to read snapshots from.")
     tenant: str = Field("default", min_length=1, description="Tenant whose snapshots are served.")
     encoder: str = Field(
-        "all-minilm-l6-v2",
+        DEFAULT_ENCODER,
         min_length=1,
         description="Encoder of queries: `all-minilm-l6-v2`, a directory or a hub id; the worker's own.",
+    )
+    encoder_precision: Precision = Field(
+        "fp32",
+        description="`fp32`, or `int8`: twice as fast and a little less exact; the worker's own. For a BERT "
+        "with mean pooling only, as the default is.",
     )
     encoder_threads: int = Field(1, ge=1, le=256, description="CPU threads that encode one batch.")
     encode_batch: int = Field(32, ge=1, le=256, description="Most queries that are encoded together.")

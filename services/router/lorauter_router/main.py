@@ -53,7 +53,9 @@ async def wired(settings: Settings, index: SnapshotIndex, encoder: Encoder) -> A
 
 async def run(settings: Settings) -> None:
     """Serves until a signal."""
-    encoder = await asyncio.to_thread(load_encoder, settings.encoder, settings.encoder_threads)
+    encoder = await asyncio.to_thread(
+        load_encoder, settings.encoder, settings.encoder_threads, settings.encoder_precision
+    )
     index = QdrantIndex(str(settings.qdrant_url), settings.index_timeout_seconds)
     try:
         async with wired(settings, index, encoder) as router:

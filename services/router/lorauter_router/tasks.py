@@ -116,7 +116,7 @@ class SnapshotFollower:
             return "ENCODER_MISMATCH", (
                 f"generation {encode_generation(snapshot.generation)} was embedded by encoder "
                 f"{snapshot.encoder_digest[:19]}, this router encodes with {self._encoder_digest[:19]}: "
-                "set the same LORAUTER_ENCODER on worker and router"
+                "set the same LORAUTER_ENCODER and LORAUTER_ENCODER_PRECISION on worker and router"
             )
         self._serve(ServedSnapshot.of(snapshot), swapped=True)
         return None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from lorauter.encoder import DEFAULT_ENCODER
+from lorauter.encoder import DEFAULT_ENCODER, Precision
 from lorauter.matching import DEFAULT_STRATEGY, STRATEGY_NAMES
 from lorauter.settings import HttpUrl, PostgresUrl, RedisUrl, ServiceSettings, url_field
 
@@ -31,6 +31,11 @@ class Settings(ServiceSettings):
     encoder: str = Field(
         DEFAULT_ENCODER,
         description="Sentence encoder: `all-minilm-l6-v2`, a directory, or a hub id in the local cache.",
+    )
+    encoder_precision: Precision = Field(
+        "fp32",
+        description="`fp32`, or `int8`: twice as fast and a little less exact; the same for all workers and "
+        "routers. Another one embeds everything anew.",
     )
     encoder_threads: int = Field(1, ge=1, le=64, description="CPU threads of the encoder.")
     representation_examples: int = Field(

@@ -48,7 +48,8 @@ def run(settings: Settings) -> int:
     app = create_app(str(settings.redis_url), settings.drain_seconds)
     register_tasks(app, lambda: build_child(settings, app))
     if "index" in settings.queues:
-        preload(settings.encoder)  # once, before the fork: a child that is started again need not
+        # once, before the fork: a child that is started again need not
+        preload(settings.encoder, settings.encoder_precision)
     telemetry.export()
     sweep = build_sweep(settings, app)
     http = _listen(settings, sweep)
@@ -112,7 +113,7 @@ def build_child(settings: Settings, app: Celery) -> Child:
     owner = f"{socket.gethostname()}:{os.getpid()}"
     indexer = matcher = None
     if "index" in settings.queues:
-        encoder = load_encoder(settings.encoder, settings.encoder_threads)
+        encoder = load_encoder(settings.encoder, settings.encoder_threads, settings.encoder_precision)
         index = QdrantIndex(str(settings.qdrant_url), settings.index_timeout_seconds)
         projector = Projector(engine, encoder, settings.representation_examples)
         indexer = Indexer(engine, index, projector, wakeups, settings, owner)

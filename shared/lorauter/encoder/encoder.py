@@ -1,16 +1,19 @@
-"""Loads sentence-transformers models from disk and encodes with them."""
+"""Loads encoders from disk: plain BERTs on ONNX Runtime, all others on sentence-transformers."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lorauter.encoder.files import files_digest
+from lorauter.encoder.cache import Precision, cached_model, model_digest
+from lorauter.encoder.files import files_digest, is_plain_bert
+from lorauter.encoder.onnx import MAX_CHARACTERS, OnnxEncoder
 from lorauter.errors import FailedPrecondition
 
 DEFAULT_ENCODER = "all-minilm-l6-v2"
@@ -24,7 +27,7 @@ class Encoder(Protocol):
 
     @property
     def digest(self) -> str:
-        """``sha256:<hex>`` of weights, pooling and tokenizer: vectors of equal digests are comparable."""
+        """``sha256:<hex>`` of all that makes a vector: those of equal digests are comparable."""
 
     @property
     def dimension(self) -> int:
@@ -35,7 +38,10 @@ class Encoder(Protocol):
 
 
 class SentenceEncoder:
-    """An Encoder on sentence-transformers. Safe to use from several threads, one of which runs at a time."""
+    """An Encoder on sentence-transformers. Safe to use from several threads, one of which runs at a time.
+
+    Reads the beginning of a text, as much as its model does, and 32,768 characters at most.
+    """
 
     def __init__(self, directory: Path, threads: int) -> None:
         """Loads the model in ``directory`` on the CPU; ``threads`` is set for all of torch."""
@@ -62,7 +68,7 @@ class SentenceEncoder:
             return np.zeros((0, self.dimension), dtype=np.float32)
         with self._lock:
             vectors = self._model.encode(
-                list(texts),
+                [text[:MAX_CHARACTERS] for text in texts],
                 batch_size=_BATCH,
                 normalize_embeddings=True,
                 convert_to_numpy=True,
@@ -71,13 +77,24 @@ class SentenceEncoder:
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def load_encoder(name: str, threads: int = 1) -> Encoder:
-    """Loads an encoder; takes seconds and, with torch, some 600 MB of memory.
+def load_encoder(name: str, threads: int = 1, precision: Precision = "fp32") -> Encoder:
+    """Loads an encoder: a plain BERT on ONNX Runtime, in under a second if it was exported before, any other
+    on sentence-transformers, in seconds and some 600 MB of memory.
 
     ``name`` is ``all-minilm-l6-v2``, a local directory, or a Hugging Face hub id that is in the local
-    cache already. Raises FailedPrecondition (ENCODER_NOT_FOUND, ENCODER_INVALID).
+    cache already. Raises FailedPrecondition (ENCODER_NOT_FOUND, ENCODER_INVALID, ENCODER_EXPORT_FAILED,
+    ENCODER_CACHE_DAMAGED, PRECISION_UNSUPPORTED).
     """
-    return SentenceEncoder(encoder_directory(name), threads)
+    directory = encoder_directory(name)
+    if is_plain_bert(directory):
+        return OnnxEncoder(directory, threads, precision)
+    if precision != "fp32":
+        raise FailedPrecondition(
+            "PRECISION_UNSUPPORTED",
+            f"LORAUTER_ENCODER {name!r} is not a BERT with mean pooling and unit vectors, which alone runs "
+            f"in {precision}: set LORAUTER_ENCODER_PRECISION to fp32",
+        )
+    return SentenceEncoder(directory, threads)
 
 
 def encoder_directory(name: str) -> Path:
@@ -104,10 +121,18 @@ def encoder_directory(name: str) -> Path:
         ) from error
 
 
-def preload(name: str) -> None:
-    """Imports what load_encoder needs, and checks the files, so that forked children load faster.
+def preload(name: str, precision: Precision = "fp32") -> None:
+    """Does once what forked children then need not: checks the files, exports them, imports libraries.
 
-    Raises FailedPrecondition (ENCODER_NOT_FOUND, ENCODER_INVALID).
+    Raises FailedPrecondition (ENCODER_NOT_FOUND, ENCODER_INVALID, ENCODER_EXPORT_FAILED).
     """
-    files_digest(encoder_directory(name))
-    import sentence_transformers  # noqa: F401
+    directory = encoder_directory(name)
+    if not is_plain_bert(directory):
+        files_digest(directory)
+        import sentence_transformers  # noqa: F401
+
+        return
+    with suppress(OSError):  # without a cache each child exports for itself, and says so
+        cached_model(directory, precision, model_digest(directory, precision))
+    import onnxruntime  # noqa: F401
+    import tokenizers  # noqa: F401

@@ -15,9 +15,6 @@ from lorauter.routing.model import Vector
 from lorauter_router import metrics
 from lorauter_router.ports import Encoded
 
-MAX_CHARACTERS = 32_768
-"""Encoders read a few hundred tokens; the characters beyond this only cost time to cut into tokens."""
-
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
@@ -102,7 +99,7 @@ class BatchingEncoder:
             items = [self._waiting[key] for key in batch]
             try:
                 vectors = await loop.run_in_executor(
-                    self._thread, self._encoder.encode, [item.text[:MAX_CHARACTERS] for item in items]
+                    self._thread, self._encoder.encode, [item.text for item in items]
                 )
             except Exception as error:
                 for key, item in zip(batch, items, strict=True):
