@@ -67,17 +67,19 @@ def set_up() -> int:
     started = time.monotonic()
     STAMP.unlink(missing_ok=True)
     if UNFINISHED.exists() or not usable():
-        say("set-up 1/4: virtual environment .venv")
+        say("set-up 1/5: virtual environment .venv")
         create()
     UNFINISHED.touch()
     torch = next(line for line in LOCK.read_text().splitlines() if line.startswith("torch=="))
-    say(f"set-up 2/4: {torch}, the largest part (a CPU build where pip offers one)")
+    say(f"set-up 2/5: {torch}, the largest part (a CPU build where pip offers one)")
     pip("install", torch, "--constraint", str(LOCK))
-    say("set-up 3/4: everything else in requirements.lock")
+    say("set-up 3/5: everything else in requirements.lock")
     pip("install", "--no-deps", "--requirement", str(LOCK))
-    say("set-up 4/4: the distributions of this repository")
+    say("set-up 4/5: the distributions of this repository")
     editable = [argument for folder in distributions() for argument in ("--editable", str(folder))]
     pip("install", "--no-deps", "--no-build-isolation", *editable)
+    say("set-up 5/5: the sentence encoder, exported for ONNX Runtime into the user's cache")
+    export()
     UNFINISHED.unlink()
     STAMP.write_text(fingerprint())
     say(f"set-up done in {time.monotonic() - started:.0f} s")
@@ -113,6 +115,13 @@ def pip(*arguments: str) -> None:
     done = subprocess.run(command, check=False, close_fds=False)
     if done.returncode != 0:
         sys.exit(f"set-up failed: pip ended with {done.returncode}; try make setup again")
+
+
+def export() -> None:
+    """Exports the encoder unless it was before, so that no service has to do it at its start."""
+    done = subprocess.run([PYTHON, "-m", "lorauter.encoder"], stdout=subprocess.DEVNULL, check=False)
+    if done.returncode != 0:
+        sys.exit(f"set-up failed: exporting the encoder ended with {done.returncode}; try make setup again")
 
 
 def say(line: str) -> None:
