@@ -95,7 +95,7 @@ class RouteRequest(_message.Message):
     pool: _builtins.str
     """The pool to route in. Empty: the only pool there is, else INVALID_ARGUMENT."""
     strategy: _builtins.str
-    """The strategy's name: `default` (also when empty) or `paper`."""
+    """The strategy's name: `default` (also when empty), `paper` or `paper_tuned`."""
     max_adapters: _builtins.int
     """The most adapters in the weighted set, 1 to 16. 0 means 3."""
     tenant: _builtins.str
