@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lorauter.errors import InvalidArgument
+from lorauter.routing.all_round import all_round
 from lorauter.routing.compiled import CompiledPool, compile_pool
 from lorauter.routing.decision import (
     MOST_ADAPTERS,
@@ -20,7 +21,7 @@ from lorauter.routing.fitting import UNTYPICAL_BELOW
 from lorauter.routing.model import Pool, Vector
 from lorauter.routing.representation import unit_rows
 from lorauter.routing.strategies import strategy_named
-from lorauter.routing.strategies.strategy import Choice, Floats, Query, Question, Rows, cosines
+from lorauter.routing.strategies.strategy import Choice, Floats, Query, Question, Rows, best_rows, cosines
 
 MAX_EVIDENCE = 64
 """Most affinities, and most candidates, in an explanation."""
@@ -44,7 +45,7 @@ def decide(pool: CompiledPool | Pool, query: Query | Vector, options: RouteOptio
     if not question.tasks.any():
         return _base_decision(compiled, options, _NO_TASK)
     choice = strategy_named(options.strategy).choose(question, options.max_adapters)
-    action, reason = _action(compiled, choice)
+    choice, action, reason = _acted_on(question, choice)
     kept = _truncated(choice, options.max_adapters)
     single = choice.single if action is not Action.BASE else 0
     return Decision(
@@ -90,8 +91,7 @@ def _question(pool: CompiledPool, query: Query, options: RouteOptions) -> Questi
     arms = np.ones(len(pool.arms), dtype=bool)
     for name in options.exclude_adapters:
         arms[list(pool.arm_rows.get(name, ()))] = False
-    similarities = cosines(pool, unit_rows(direction[None])[0]) if pool.tasks else np.zeros(0)
-    return Question(pool=pool, query=query, similarities=similarities, tasks=tasks, arms=arms)
+    return Question(pool, query, direction=unit_rows(direction[None])[0], tasks=tasks, arms=arms)
 
 
 def _base_decision(pool: CompiledPool, options: RouteOptions, reason: str) -> Decision:
@@ -108,23 +108,26 @@ def _base_decision(pool: CompiledPool, options: RouteOptions, reason: str) -> De
     )
 
 
-def _action(pool: CompiledPool, choice: Choice) -> tuple[Action, str]:
-    limit = pool.profile.constants.get("untypical_below", UNTYPICAL_BELOW)
-    if choice.typicality < limit:
-        said = f"the query is untypical ({choice.typicality:.3f}, below {limit:g})"
-        if pool.untypical_policy == "REFUSE":
-            return Action.REFUSE, f"{said} and the pool's policy refuses such queries"
-        if pool.untypical_policy == "BASE":
-            return Action.BASE, f"{said} and the pool's policy gives such queries to the base"
-    else:
-        said = ""
+def _acted_on(question: Question, choice: Choice) -> tuple[Choice, Action, str]:
+    """Returns the choice, another one where the pool's policy has a say, what to do with it, and why."""
+    limit = question.pool.profile.constants.get("untypical_below", UNTYPICAL_BELOW)
+    policy = question.pool.untypical_policy if choice.typicality < limit else ""
+    said = f"the query is untypical ({choice.typicality:.3f}, below {limit:g})"
+    if policy == "REFUSE":
+        return choice, Action.REFUSE, f"{said} and the pool's policy refuses such queries"
+    if policy == "BASE":
+        return choice, Action.BASE, f"{said} and the pool's policy gives such queries to the base"
     if choice.single < 0:
-        return Action.BASE, _NOT_MEASURED
+        return choice, Action.BASE, _NOT_MEASURED
+    if policy == "ALL_ROUND":
+        choice = all_round(question, choice)
+        reason = f"{said} and the pool's policy gives such queries to what does best over all tasks"
+        return choice, Action.BASE if choice.single == 0 else Action.ADAPTERS, reason
     if choice.single == 0:
-        return Action.BASE, _BASE_BEST
-    if said:
-        return Action.ADAPTERS, f"{said}; the pool's policy routes it all the same"
-    return Action.ADAPTERS, "adapters measured best on the tasks that the query resembles"
+        return choice, Action.BASE, _BASE_BEST
+    if policy:
+        return choice, Action.ADAPTERS, f"{said}; the pool's policy routes it all the same"
+    return choice, Action.ADAPTERS, "adapters measured best on the tasks that the query resembles"
 
 
 def _truncated(choice: Choice, max_adapters: int) -> Floats:
@@ -140,21 +143,23 @@ def _truncated(choice: Choice, max_adapters: int) -> Floats:
 
 
 def _weighted_set(pool: CompiledPool, weights: Floats) -> tuple[WeightedArm, ...]:
-    order: Rows = np.argsort(-weights, kind="stable")
-    return tuple(WeightedArm(pool.arms[row], float(weights[row])) for row in order if weights[row] > 0)
+    rows: Rows = np.flatnonzero(weights > 0)
+    order = rows[np.argsort(-weights[rows], kind="stable")]
+    return tuple(WeightedArm(pool.arms[row], float(weights[row])) for row in order)
 
 
 def _matches(question: Question, choice: Choice, count: int) -> tuple[TaskMatch, ...]:
-    rows = np.flatnonzero(question.tasks)
-    order = np.lexsort((rows, -question.similarities[rows], -choice.probabilities[rows]))
+    rows = best_rows(choice.probabilities, question.tasks, count)
+    similarities = cosines(question.pool, question.direction, rows)
+    order = np.lexsort((rows, -similarities, -choice.probabilities[rows]))[:count]
     return tuple(
         TaskMatch(
             task_id=question.pool.tasks[row].task_id,
-            similarity=float(question.similarities[row]),
+            similarity=float(similarity),
             probability=float(choice.probabilities[row]),
             measured=question.pool.tasks[row].is_measured,
         )
-        for row in rows[order][:count]
+        for row, similarity in zip(rows[order], similarities[order], strict=True)
     )
 
 
@@ -187,7 +192,7 @@ def _explanation(question: Question, choice: Choice, kept: Floats, options: Rout
 def _fate(choice: Choice, kept: Floats, row: int) -> str:
     single = "; the best single" if row == choice.single else ""
     if kept[row] > 0:
-        return f"best on tasks with {kept[row]:.3f} of the weight{single}"
+        return f"{kept[row]:.3f} of the weight{single}"
     if choice.weights[row] > 0:
         return f"best on a task, but outside the adapters asked for{single}"
     return f"best on none of the nearest tasks{single}"

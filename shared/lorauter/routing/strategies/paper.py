@@ -8,6 +8,7 @@ from lorauter.routing.strategies.strategy import (
     Choice,
     Question,
     best_arms,
+    cosines,
     filled_shares_of,
     nearest,
     softmax,
@@ -34,8 +35,9 @@ class PaperStrategy:
         """Answers by the published rule."""
         adapters = question.arms.copy()
         adapters[0] = False
-        rows = nearest(question.similarities, question.tasks, TASKS)
-        weights = softmax(question.similarities[rows], TEMPERATURE)
+        similarities = cosines(question.pool, question.direction)
+        rows = nearest(similarities, question.tasks, TASKS)
+        weights = softmax(similarities[rows], TEMPERATURE)
         shares, known = filled_shares_of(question, rows, adapters, TEMPERATURE)
         best = best_arms(question, rows, shares, known)
         probabilities = np.zeros(len(question.tasks))
@@ -46,6 +48,6 @@ class PaperStrategy:
             single=int(next((arm for arm in best if arm >= 0), -1)),
             utilities=weights @ shares,
             known=np.any(known, axis=0),
-            typicality=typicality_of(question.pool.profile, float(question.similarities[rows[0]])),
+            typicality=typicality_of(question.pool.profile, float(similarities[rows[0]])),
             constants={"tasks": float(TASKS), "temperature": TEMPERATURE},
         )

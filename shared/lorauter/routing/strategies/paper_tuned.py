@@ -11,6 +11,7 @@ from lorauter.routing.strategies.strategy import (
     Mask,
     Question,
     best_arms,
+    cosines,
     filled_shares_of,
     nearest,
     softmax,
@@ -35,8 +36,9 @@ class PaperTunedStrategy:
         count = int(constants.get("tasks", UNFITTED_TASKS))
         taking_part = np.flatnonzero(question.tasks)
         probabilities = np.zeros(len(question.tasks))
-        probabilities[taking_part] = softmax(question.similarities[taking_part], temperature)
-        rows = nearest(question.similarities, question.tasks, count)
+        similarities = cosines(question.pool, question.direction)
+        probabilities[taking_part] = softmax(similarities[taking_part], temperature)
+        rows = nearest(similarities, question.tasks, count)
         kept = probabilities[rows] / probabilities[rows].sum()
         shares, known = filled_shares_of(question, rows, question.arms, temperature)
         best = best_arms(question, rows, shares, known)
@@ -52,7 +54,7 @@ class PaperTunedStrategy:
             single=single,
             utilities=utilities,
             known=np.any(known, axis=0),
-            typicality=typicality_of(question.pool.profile, float(question.similarities[rows[0]])),
+            typicality=typicality_of(question.pool.profile, float(similarities[rows[0]])),
             constants={"tasks": float(count), "temperature": temperature},
         )
 

@@ -33,12 +33,12 @@ class Query:
 class Question:
     """A query in a pool of T tasks and A arms, and which of them take part: (T,) and (A,) masks.
 
-    At least one task takes part. ``similarities`` is float64 (T,), the cosine to each centroid.
+    At least one task takes part. ``direction`` is the query's vector at length 1 (or 0).
     """
 
     pool: CompiledPool
     query: Query
-    similarities: Floats
+    direction: Vector
     tasks: Mask
     arms: Mask
 
@@ -75,11 +75,17 @@ class Strategy(Protocol):
 
 def nearest(similarities: Floats, mask: Mask, count: int) -> Rows:
     """Returns the rows of the ``count`` largest similarities under ``mask``, best first, ties by row."""
-    rows = np.flatnonzero(mask)
-    if len(rows) > count:
-        values = similarities[rows]
-        rows = rows[values >= np.partition(values, len(rows) - count)[len(rows) - count]]
+    rows = best_rows(similarities, mask, count)
     return rows[np.argsort(-similarities[rows], kind="stable")][:count]
+
+
+def best_rows(values: Floats, mask: Mask, count: int) -> Rows:
+    """Returns, ascending, the rows of the ``count`` largest values under ``mask``, and of all that tie."""
+    rows = np.flatnonzero(mask)
+    if len(rows) <= count:
+        return rows
+    allowed = values[rows]
+    return rows[allowed >= np.partition(allowed, len(rows) - count)[len(rows) - count]]
 
 
 def softmax(values: Floats, temperature: float) -> Floats:
@@ -148,9 +154,10 @@ def weights_of(best: Rows, probabilities: Floats, arm_count: int) -> Floats:
     return weights / total if total > 0 else np.zeros(arm_count)
 
 
-def cosines(pool: CompiledPool, direction: Vector) -> Floats:
-    """Returns float64 (T,), the cosine of each centroid and a unit ``direction``."""
-    return np.clip((pool.directions @ direction).astype(np.float64), -1.0, 1.0)
+def cosines(pool: CompiledPool, direction: Vector, rows: Rows | None = None) -> Floats:
+    """Returns float64, the cosine of each centroid, or of those of ``rows``, and a unit ``direction``."""
+    directions = pool.directions if rows is None else pool.directions[rows]
+    return np.clip((directions @ direction).astype(np.float64), -1.0, 1.0)
 
 
 def typicality_of(profile: Profile, best: float, of: str = "similarity") -> float:
