@@ -72,10 +72,10 @@ def twins(served: Any, operation: str) -> list[Twin]:
         Twin("ListPools", page, "GET", "/v1/pools", query=page),
         Twin(
             "UpdatePool",
-            {"id": "p", "aliases": ["other/name"], "replace_aliases": True, "untypical_policy": 2},
+            {"id": "p", "aliases": ["other/name"], "replace_aliases": True, "untypical_policy": 4},
             "PATCH",
             "/v1/pools/p",
-            {"aliases": ["other/name"], "untypical_policy": "BASE", "replace_aliases": True},
+            {"aliases": ["other/name"], "untypical_policy": "ALL_ROUND", "replace_aliases": True},
         ),
         Twin("RegisterBackend", {**engine, "kind": 1}, "POST", "/v1/backends", {**engine, "kind": "ENGINE"}),
         Twin("ListBackends", {"pool": "p"}, "GET", "/v1/backends", query={"pool": "p"}),

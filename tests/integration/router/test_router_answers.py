@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 
 from lorauter.identifiers import encode_generation
+from lorauter.index import MemoryIndex
 from lorauter.router.v1 import router_pb2 as pb
+from lorauter.routing.model import Affinity
 
 QUERY = "what is 8 plus 5"
 
@@ -25,6 +28,24 @@ async def test_query_goes_to_its_tasks_best_adapter_when_routed(router, lab) -> 
     assert response.explanation.routed_text == QUERY
     assert len(response.decision_id) == 32
     assert not response.stale
+
+
+async def test_untypical_query_gets_the_all_round_adapter_when_the_policy_says_so(lab) -> None:
+    snapshot = lab.snapshot(7)
+    everywhere = Affinity("atlas", 1, 0.8, 20, 0.1)
+    tasks = tuple(
+        replace(task, affinities=(*task.affinities, everywhere)) for task in snapshot.pools["p"].tasks
+    )
+    pool = replace(snapshot.pools["p"], tasks=tasks, untypical_policy="ALL_ROUND")
+    index = MemoryIndex()
+    index.publish(replace(snapshot, pools={"p": pool}), [])
+    async with lab.router_on(index) as router:
+        usual = await router.route()
+        assert usual.best_single.adapter_id == "abacus"
+        unlike = await router.route(query="zebras graze on the moors of granite")
+        assert (unlike.best_single.adapter_id, unlike.action) == ("atlas", pb.ROUTE_ACTION_ADAPTERS)
+        assert "best over all tasks" in unlike.action_reason
+        assert unlike.typicality < 0.02 < usual.typicality
 
 
 async def test_vector_comes_from_the_cache_when_asked_again(router) -> None:

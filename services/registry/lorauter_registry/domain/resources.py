@@ -15,6 +15,7 @@ class UntypicalPolicy(StrEnum):
     ROUTE = "ROUTE"
     BASE = "BASE"
     REFUSE = "REFUSE"
+    ALL_ROUND = "ALL_ROUND"
 
 
 class BackendKind(StrEnum):

@@ -35,6 +35,10 @@ class _UntypicalPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Untyp
     """Serve the bare base model."""
     UNTYPICAL_POLICY_REFUSE: _UntypicalPolicy.ValueType  # 3
     """Refuse them."""
+    UNTYPICAL_POLICY_ALL_ROUND: _UntypicalPolicy.ValueType  # 4
+    """Serve what does best over all measured tasks, as a mean share of each
+    task's best score: one adapter, or the base.
+    """
 
 class UntypicalPolicy(_UntypicalPolicy, metaclass=_UntypicalPolicyEnumTypeWrapper):
     """What to do with queries unlike all tasks."""
@@ -47,6 +51,10 @@ UNTYPICAL_POLICY_BASE: UntypicalPolicy.ValueType  # 2
 """Serve the bare base model."""
 UNTYPICAL_POLICY_REFUSE: UntypicalPolicy.ValueType  # 3
 """Refuse them."""
+UNTYPICAL_POLICY_ALL_ROUND: UntypicalPolicy.ValueType  # 4
+"""Serve what does best over all measured tasks, as a mean share of each
+task's best score: one adapter, or the base.
+"""
 Global___UntypicalPolicy: _TypeAlias = UntypicalPolicy  # noqa: Y015
 
 class _BackendKind:
