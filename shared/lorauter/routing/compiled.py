@@ -38,8 +38,9 @@ class CompiledPool:
     (d,): that of the centroids. ``whitener`` (d, d): None where nothing is whitened. ``whitened``: float32
     (T, d), the centroids less the mean, whitened, of length 1. ``lexicon``: the tasks' terms. ``arms``: the
     base, then the routable adapter versions in order of id. ``columns``: (T, M), the arms measured on each
-    task, -1 where there are fewer than M. ``scores`` and ``shares``: float64 (T, M), the affinity, and its
-    share of the best affinity among the task's arms (0 where that is 0). ``carriers``: rows of tasks by tag.
+    task, -1 where there are fewer than M; ``measured`` (T,): whether any is. ``scores`` and ``shares``: float64
+    (T, M), the affinity, and its share of the best affinity among the task's arms (0 where that is 0).
+    ``carriers``: rows of tasks by tag.
     """
 
     pool_id: str
@@ -53,6 +54,7 @@ class CompiledPool:
     lexicon: Lexicon
     arms: tuple[Arm, ...]
     columns: NDArray[np.intp]
+    measured: NDArray[np.bool_]
     scores: NDArray[np.float64]
     shares: NDArray[np.float64]
     task_rows: Mapping[str, int]
@@ -77,7 +79,8 @@ def compile_pool(pool: Pool) -> CompiledPool:
     white = _whitener(pool.profile)
     apart: NDArray[np.float32] = centroids - mean
     whitened = unit_rows(apart @ white if white is not None and tasks else apart)
-    for array in (columns, scores, shares, directions, mean, whitened):
+    measured = (columns >= 0).any(axis=1)
+    for array in (columns, measured, scores, shares, directions, mean, whitened):
         array.setflags(write=False)
     return CompiledPool(
         pool_id=pool.pool_id,
@@ -91,6 +94,7 @@ def compile_pool(pool: Pool) -> CompiledPool:
         lexicon=lexicon([terms_of(task.terms) for task in tasks]),
         arms=arms,
         columns=columns,
+        measured=measured,
         scores=scores,
         shares=shares,
         task_rows={task.task_id: row for row, task in enumerate(tasks)},

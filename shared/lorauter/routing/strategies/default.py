@@ -46,13 +46,11 @@ class DefaultStrategy:
         scores = _scores(question, constants["dense_weight"], constants["lexical_weight"])
         probabilities = _posterior(scores, question.tasks)
         deciding, weights = _deciding(question, scores)
-        shares, known = shares_of(question, deciding, question.arms)
-        known_arms = np.any(known, axis=0)
-        utilities = weights @ shares if len(deciding) else np.zeros(len(question.arms))
-        single = _best_single(question, utilities, known_arms, deciding)
-        chosen = np.arange(len(deciding))[:count]
-        best = best_arms(question, deciding[chosen], shares[chosen], known[chosen])
-        adapters = weights_of(best, weights[chosen], len(question.arms))
+        utilities, known = _utilities(question, deciding, weights)
+        single = _best_single(question, utilities, known, deciding)
+        chosen = deciding[:count]
+        best = best_arms(question, chosen, *shares_of(question, chosen, question.arms))
+        adapters = weights_of(best, weights[:count], len(question.arms))
         if max_adapters == 1 and single >= 0:
             adapters = np.zeros(len(adapters))
             adapters[single] = 1.0
@@ -61,7 +59,7 @@ class DefaultStrategy:
             weights=adapters,
             single=single,
             utilities=utilities,
-            known=known_arms,
+            known=known,
             typicality=typicality_of(profile, float(scores[question.tasks].max()), "score"),
             constants={**constants, "tasks": float(count)},
         )
@@ -88,10 +86,19 @@ def _posterior(scores: Floats, tasks: Mask) -> Floats:
 
 def _deciding(question: Question, scores: Floats) -> tuple[Rows, Floats]:
     """Returns the most probable tasks with a measured arm, best first, and their shares of the say."""
-    columns = question.pool.columns
-    measured = question.tasks & ((columns >= 0) & question.arms[columns]).any(axis=1)
-    rows = nearest(scores, measured, DECIDING)
+    rows = nearest(scores, question.tasks & question.measured(), DECIDING)
     return rows, softmax(scores[rows], 1.0) if len(rows) else np.zeros(0)
+
+
+def _utilities(question: Question, deciding: Rows, weights: Floats) -> tuple[Floats, Mask]:
+    """Returns (A,) expected shares of the best score, and which arms were measured on a deciding task."""
+    columns = question.pool.columns[deciding]
+    measured = (columns >= 0) & question.arms[columns]
+    given = (weights[:, None] * question.pool.shares[deciding])[measured]
+    utilities = np.bincount(columns[measured], given, minlength=len(question.arms))
+    known = np.zeros(len(question.arms), dtype=bool)
+    known[columns[measured]] = True
+    return utilities, known
 
 
 def _best_single(question: Question, utilities: Floats, known: Mask, deciding: Rows) -> int:

@@ -42,6 +42,14 @@ class Question:
     tasks: Mask
     arms: Mask
 
+    def measured(self) -> Mask:
+        """Returns (T,), which tasks have a measured arm that takes part."""
+        columns = self.pool.columns
+        if self.arms.all():
+            return self.pool.measured
+        found: Mask = ((columns >= 0) & self.arms[columns]).any(axis=1)
+        return found
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
