@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorauter.index.port import ExampleSet
+from lorauter.routing.bm25 import Terms, terms_of
 from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task, Vector
 
 Payload = dict[str, Any]
@@ -31,7 +32,7 @@ class TaskPoint:
     id: str
     payload: Payload
     centroid: Vector
-    terms: dict[int, float]
+    terms: Terms
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +121,7 @@ def decode_task(payload: Payload, centroid: Vector, terms: Mapping[int, float]) 
         tags=frozenset(payload["tags"]),
         example_count=int(payload["example_count"]),
         centroid=np.asarray(centroid, dtype=np.float32),
-        terms=dict(terms),
+        terms=_stored(terms),
         affinities=tuple(
             Affinity(row[0], int(row[1]), float(row[2]), int(row[3]), float(row[4]))
             for row in payload["affinities"]
@@ -164,12 +165,18 @@ def _encode_task(tenant: str, pool_id: str, task: Task) -> TaskPoint:
         ],
     }
     centroid = np.ascontiguousarray(task.centroid, dtype="<f4")
-    terms = {key: float(np.float32(task.terms[key])) for key in sorted(task.terms)}
+    terms = _stored(task.terms)
     digest = hashlib.sha256(_json(payload))
     digest.update(centroid.tobytes())
-    digest.update(np.fromiter(terms.keys(), dtype="<u4", count=len(terms)).tobytes())
-    digest.update(np.fromiter(terms.values(), dtype="<f4", count=len(terms)).tobytes())
+    digest.update(terms.ids.astype("<u4").tobytes())
+    digest.update(terms.counts.astype("<f4").tobytes())
     return TaskPoint(point_id("task:" + digest.hexdigest()), payload, centroid, terms)
+
+
+def _stored(terms: Mapping[int, float]) -> Terms:
+    """Returns the terms in stored precision."""
+    known = terms_of(terms)
+    return Terms(known.ids, known.counts.astype(np.float32).astype(np.float64))
 
 
 def _encode_pool(pool: Pool, points: list[str]) -> Payload:

@@ -160,7 +160,7 @@ class SnapshotWriter:
         vector: dict[str, models.Vector] = {DENSE: point.centroid.astype(float).tolist()}
         if point.terms:
             vector[LEXICAL] = models.SparseVector(
-                indices=list(point.terms), values=list(point.terms.values())
+                indices=point.terms.ids.tolist(), values=point.terms.counts.tolist()
             )
         payload = {**point.payload, "generation": self._snapshot.generation}
         return models.PointStruct(id=point.id, vector=vector, payload=payload)

@@ -6,7 +6,7 @@ length 1 for each task, so that a score is a cosine and many examples are no adv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +23,26 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Terms:
-    """Terms of a text or a task: distinct ``ids``, uint32 (n,), ascending; ``counts``, float64 (n,)."""
+class Terms(Mapping[int, float]):
+    """Terms of a text or a task: distinct ``ids``, uint32 (n,), ascending; ``counts``, float64 (n,).
+
+    A mapping that takes 12 bytes a term, where a dictionary takes a hundred.
+    """
 
     ids: Ids
     counts: Floats
+
+    def __getitem__(self, term: int) -> float:
+        place = int(np.searchsorted(self.ids, term))
+        if place == len(self.ids) or self.ids[place] != term:
+            raise KeyError(term)
+        return float(self.counts[place])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.ids.tolist())
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 NO_TERMS = Terms(np.zeros(0, np.uint32), np.zeros(0))
@@ -35,6 +50,8 @@ NO_TERMS = Terms(np.zeros(0, np.uint32), np.zeros(0))
 
 def terms_of(frequencies: Mapping[int, float]) -> Terms:
     """Returns frequencies by 32-bit hash as arrays."""
+    if isinstance(frequencies, Terms):
+        return frequencies
     ids = np.fromiter(frequencies.keys(), dtype=np.uint32, count=len(frequencies))
     counts = np.fromiter(frequencies.values(), dtype=np.float64, count=len(frequencies))
     order = np.argsort(ids)
@@ -106,30 +123,40 @@ class Lexicon:
 def lexicon(tasks: Sequence[Terms]) -> Lexicon:
     """Returns the lexicon of tasks, each with the terms of all its examples together."""
     sizes = np.array([len(task.ids) for task in tasks], dtype=np.intp)
-    owners = np.repeat(np.arange(len(tasks)), sizes)
     ids = np.concatenate([task.ids for task in tasks]) if tasks else np.zeros(0, np.uint32)
-    counts = np.concatenate([task.counts for task in tasks]) if tasks else np.zeros(0)
-    lengths = np.bincount(owners, counts, minlength=len(tasks))
+    ids, order = _ascending(ids)
+    owners = np.repeat(np.arange(len(tasks)), sizes)[order]
+    counts = (np.concatenate([task.counts for task in tasks]) if tasks else np.zeros(0))[order]
+    lengths = np.bincount(owners, counts, minlength=len(tasks)).astype(np.float64)
     mean_length = float(lengths.mean()) if len(tasks) else 0.0
-    distinct, terms = np.unique(ids, return_inverse=True)
-    used_by = np.bincount(terms, minlength=len(distinct))
+    starts = np.flatnonzero(np.diff(ids, prepend=ids[:1] ^ 1))
+    used_by = np.diff(starts, append=len(ids))
     idf = _idf(len(tasks), used_by)
-    weights = _weights(counts, idf[terms], lengths[owners].astype(np.float64), mean_length)
+    weights = _weights(counts, np.repeat(idf, used_by), lengths[owners], mean_length)
     squares = np.bincount(owners, weights**2, minlength=len(tasks))
     weights = weights / np.sqrt(np.where(squares > 0, squares, 1.0))[owners]
-    order = np.argsort(terms, kind="stable")
     made = Lexicon(
         tasks=len(tasks),
-        ids=distinct,
-        starts=np.concatenate([[0], np.cumsum(used_by)]).astype(np.intp),
-        rows=owners[order],
-        weights=weights[order].astype(np.float32),
+        ids=ids[starts],
+        starts=np.append(starts, len(ids)),
+        rows=owners,
+        weights=weights.astype(np.float32),
         idf=idf,
         mean_length=mean_length,
     )
     for array in (made.ids, made.starts, made.rows, made.weights, made.idf):
         array.setflags(write=False)
     return made
+
+
+def _ascending(ids: Ids) -> tuple[Ids, NDArray[np.intp]]:
+    """Returns the ids in ascending order and where each stood; equal ones keep their order.
+
+    One sort of 64-bit keys, of id and place, takes a tenth of the time of a stable argsort.
+    """
+    keys = (ids.astype(np.uint64) << np.uint64(32)) | np.arange(len(ids), dtype=np.uint64)
+    keys.sort()
+    return (keys >> np.uint64(32)).astype(np.uint32), (keys & np.uint64(0xFFFFFFFF)).astype(np.intp)
 
 
 def _idf(tasks: int, used_by: NDArray[np.intp]) -> Floats:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lorauter.identifiers import BASE
 from lorauter.routing.bm25 import Lexicon, lexicon, terms_of
-from lorauter.routing.model import Pool, Profile, Task
+from lorauter.routing.model import Adapter, Pool, Profile, Task
 from lorauter.routing.posterior import UNFITTED
 from lorauter.routing.representation import unit_rows
 from lorauter.routing.whitening import middle, unpacked, whitener
@@ -36,11 +36,11 @@ class CompiledPool:
 
     ``tasks`` are in order of id. ``directions``: float32 (T, d), centroids of length 1 (or 0). ``mean``
     (d,): that of the centroids. ``whitener`` (d, d): None where nothing is whitened. ``whitened``: float32
-    (T, d), the centroids less the mean, whitened, of length 1. ``lexicon``: the tasks' terms. ``arms``: the
-    base, then the routable adapter versions in order of id. ``columns``: (T, M), the arms measured on each
-    task, -1 where there are fewer than M; ``measured`` (T,): whether any is. ``scores`` and ``shares``: float64
-    (T, M), the affinity, and its share of the best affinity among the task's arms (0 where that is 0).
-    ``carriers``: rows of tasks by tag.
+    (T, d), the centroids less the mean, whitened, of length 1. ``lexicon``: the tasks' terms. ``adapters``: all
+    there are. ``arms``: the base, then the routable adapter versions in order of id. ``columns``: (T, M), the arms measured on each
+    task, -1 where there are fewer than M; ``measured`` (T,): whether any is. ``scores`` and ``shares``:
+    float64 (T, M), the affinity, and its share of the best affinity among the task's arms (0 where that is
+    0). ``carriers``: rows of tasks by tag.
     """
 
     pool_id: str
@@ -52,6 +52,7 @@ class CompiledPool:
     whitener: NDArray[np.float32] | None
     whitened: NDArray[np.float32]
     lexicon: Lexicon
+    adapters: tuple[Adapter, ...]
     arms: tuple[Arm, ...]
     columns: NDArray[np.intp]
     measured: NDArray[np.bool_]
@@ -79,7 +80,7 @@ def compile_pool(pool: Pool) -> CompiledPool:
     white = _whitener(pool.profile)
     apart: NDArray[np.float32] = centroids - mean
     whitened = unit_rows(apart @ white if white is not None and tasks else apart)
-    measured = (columns >= 0).any(axis=1)
+    measured = np.any(columns >= 0, axis=1)
     for array in (columns, measured, scores, shares, directions, mean, whitened):
         array.setflags(write=False)
     return CompiledPool(
@@ -92,6 +93,7 @@ def compile_pool(pool: Pool) -> CompiledPool:
         whitener=white,
         whitened=whitened,
         lexicon=lexicon([terms_of(task.terms) for task in tasks]),
+        adapters=pool.adapters,
         arms=arms,
         columns=columns,
         measured=measured,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -52,7 +52,7 @@ class TaskExamples:
     task_id: str
     vectors: NDArray[np.float32]
     terms: Sequence[Terms] = ()
-    total: Terms = NO_TERMS
+    total: Terms = field(default_factory=lambda: NO_TERMS)
 
 
 def typicality_name(level: float, of: str = "similarity") -> str:

@@ -11,6 +11,7 @@ from lorauter.encoder import Encoder
 from lorauter.identifiers import BASE
 from lorauter.index import ExampleSet
 from lorauter.routing import TaskExamples, fit_profile
+from lorauter.routing.bm25 import terms_of
 from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task
 from lorauter.store import read
 from lorauter_worker.domain.kept import kept_affinities
@@ -96,7 +97,7 @@ class Projector:
                     tags=frozenset(state.row.tags),
                     example_count=state.version.example_count,
                     centroid=known.representation.centroid,
-                    terms=known.representation.terms,
+                    terms=terms_of(known.representation.terms),
                     affinities=_affinities(state),
                 )
             )
