@@ -50,13 +50,13 @@ def task(number: int, version: int = 1, affinities=(), dimension: int = 8, terms
     )
 
 
-def snapshot(tenant: str, generation: int, tasks, encoder: str = ENCODER) -> Snapshot:
+def snapshot(tenant: str, generation: int, tasks, encoder: str = ENCODER, scatter=SCATTER) -> Snapshot:
     pool = Pool(
         pool_id="main",
         base_model="lorauter/demo-base",
         base_model_aliases=("alias-b", "alias-a"),
         untypical_policy="ROUTE",
-        profile=Profile("sha256:p", {"tau": 0.1, "k": 3.0}, {"loo_top1": 1 / 3}, SCATTER),
+        profile=Profile("sha256:p", {"tau": 0.1, "k": 3.0}, {"loo_top1": 1 / 3}, scatter),
         tasks=tuple(tasks),
         adapters=(
             Adapter("b", 2, "sha256:22", routable=True, aliases=("champion",)),
@@ -135,6 +135,20 @@ def test_publish_writes_and_deletes_only_the_difference_when_one_task_changes(in
     assert [t.version for t in index.read(tenant).pools["main"].tasks] == [1, 2]
 
 
+def test_a_scatter_is_written_only_when_it_changes(index, tenant):
+    publish(index, snapshot(tenant, 1, [task(1)]))
+    held = index.read(tenant)
+    assert publish(index, snapshot(tenant, 2, [task(1)])).written == 1
+    newer = index.read(tenant, held)
+    assert newer.pools["main"].profile.scatter.tolist() == SCATTER.tolist()
+    report = publish(index, snapshot(tenant, 3, [task(1)], scatter=SCATTER * 2))
+    assert (report.written, report.deleted) == (2, 2)
+    assert index.read(tenant, newer).pools["main"].profile.scatter.tolist() == (SCATTER * 2).tolist()
+    report = publish(index, snapshot(tenant, 4, [task(1)], scatter=None))
+    assert (report.written, report.deleted) == (1, 2)
+    assert index.read(tenant).pools["main"].profile.scatter is None
+
+
 def test_marker_stays_when_an_older_generation_is_published_late(index, tenant):
     newest = publish(index, snapshot(tenant, 7, [task(1, version=2)]))
     late = publish(index, snapshot(tenant, 6, [task(1)]))
@@ -182,7 +196,7 @@ def test_tasks_and_encoder_change_in_one_step_when_the_encoder_changes(index, te
 def test_verify_is_sound_only_when_the_expected_snapshot_is_there(index, tenant):
     snap = snapshot(tenant, 2, [task(1), task(2)])
     sets = examples(snap.pools["main"].tasks)
-    assert index.verify(snap, sets).missing == 9
+    assert index.verify(snap, sets).missing == 10
     index.publish(snap, sets)
     assert index.verify(snap, sets).is_sound
     assert not index.verify(replace(snap, generation=3), sets).current
@@ -283,7 +297,7 @@ def test_aliases_name_the_collections_of_the_encoder_when_published(tenant):
     index.publish(snapshot(tenant, 2, [task(1, dimension=4)], encoder="sha256:" + "cd" * 32), [])
     held = {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
     assert held == {
-        "tasks": "lorauter-tasks-cdcdcdcdcdcd-v2",
-        "examples": "lorauter-examples-cdcdcdcdcdcd-v2",
-        "profiles": "lorauter-profiles-v2",
+        "tasks": "lorauter-tasks-cdcdcdcdcdcd-v3",
+        "examples": "lorauter-examples-cdcdcdcdcdcd-v3",
+        "profiles": "lorauter-profiles-v3",
     }

@@ -58,12 +58,14 @@ def generation(tenant: str, number: int) -> tuple[Snapshot, list[ExampleSet]]:
             )
         )
         examples.append(ExampleSet("main", f"t{key}", version, np.stack([vector, vector + 1])))
-    pool = Pool("main", "base", (), "ROUTE", Profile("sha256:p", {}), tuple(tasks), (), ())
+    scatter = np.full(10, 1 + number // 2, dtype=np.float16)
+    profile = Profile("sha256:p", {}, scatter=scatter if number > 1 else None)
+    pool = Pool("main", "base", (), "ROUTE", profile, tuple(tasks), (), ())
     return Snapshot(tenant, number, "", "sha256:" + "ef" * 32, {"main": pool}), examples
 
 
 steps = st.lists(
-    st.tuples(st.integers(1, NEWEST), st.one_of(st.none(), st.integers(0, 25))), min_size=1, max_size=8
+    st.tuples(st.integers(1, NEWEST), st.one_of(st.none(), st.integers(0, 30))), min_size=1, max_size=8
 )
 
 

@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lorauter.index.port import ExampleSet
 from lorauter.routing.bm25 import Terms, terms_of
 from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task, Vector
+from lorauter.routing.whitening import Packed
 
 Payload = dict[str, Any]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the points' layout; a new one means new collections."""
 
 _NAMESPACE = uuid.UUID("6f7dfc62-6d2a-5a0f-9d5b-4a1b3a2f0c11")
@@ -37,12 +37,24 @@ class TaskPoint:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Tree:
-    """A snapshot as points: the root's digest, id and payload, and the tasks by point id."""
+    """A snapshot as points: the root's digest, id and payload, and by point id what the root names.
+
+    ``scatters`` are payloads: a profile's scatter changes seldom and is most of what a root would weigh.
+    """
 
     digest: str
     root_id: str
     root: Payload
     tasks: dict[str, TaskPoint]
+    scatters: dict[str, Payload]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What roots name, as readers hold it, by point id."""
+
+    tasks: Mapping[str, Task]
+    scatters: Mapping[str, Packed]
 
 
 def point_id(digest: str) -> str:
@@ -58,11 +70,14 @@ def marker_id(tenant: str) -> str:
 def encode(snapshot: Snapshot) -> Tree:
     """Returns the tree of a snapshot. Order of pools, tasks, adapters and backends does not matter."""
     tasks: dict[str, TaskPoint] = {}
+    scatters: dict[str, Payload] = {}
     pools: list[Payload] = []
     for pool in sorted(snapshot.pools.values(), key=lambda pool: pool.pool_id):
         points = [_encode_task(snapshot.tenant, pool.pool_id, task) for task in _by_id(pool.tasks)]
         tasks.update((point.id, point) for point in points)
-        pools.append(_encode_pool(pool, [point.id for point in points]))
+        scatter = _encode_scatter(snapshot.tenant, pool.profile.scatter)
+        scatters |= scatter
+        pools.append(_encode_pool(pool, [point.id for point in points], next(iter(scatter), None)))
     root: Payload = {
         "tenant": snapshot.tenant,
         "generation": snapshot.generation,
@@ -71,12 +86,12 @@ def encode(snapshot: Snapshot) -> Tree:
         "pools": pools,
     }
     digest = "sha256:" + hashlib.sha256(_json(root)).hexdigest()
-    return Tree(digest, point_id(digest), root, tasks)
+    return Tree(digest, point_id(digest), root, tasks, scatters)
 
 
-def decode(root: Payload, digest: str, tasks: Mapping[str, Task]) -> Snapshot:
-    """Returns the snapshot of a root whose tasks are given by point id."""
-    pools = (_decode_pool(pool, tasks) for pool in root["pools"])
+def decode(root: Payload, digest: str, parts: Parts) -> Snapshot:
+    """Returns the snapshot of a root, given all that it names."""
+    pools = (_decode_pool(pool, parts) for pool in root["pools"])
     return Snapshot(
         tenant=root["tenant"],
         generation=int(root["generation"]),
@@ -89,8 +104,9 @@ def decode(root: Payload, digest: str, tasks: Mapping[str, Task]) -> Snapshot:
 def canonical(snapshot: Snapshot) -> Snapshot:
     """Returns the snapshot as a reader of the index gets it: sorted, in stored precision, with its digest."""
     tree = encode(snapshot)
-    tasks = {id_: decode_task(p.payload, p.centroid, p.terms) for id_, p in tree.tasks.items()}
-    return decode(json.loads(_json(tree.root)), tree.digest, tasks)
+    tasks = {id_: decode_task(id_, p.payload, p.centroid, p.terms) for id_, p in tree.tasks.items()}
+    scatters = {id_: decode_scatter(payload) for id_, payload in tree.scatters.items()}
+    return decode(json.loads(_json(tree.root)), tree.digest, Parts(tasks, scatters))
 
 
 def root_digest(snapshot: Snapshot) -> str:
@@ -103,16 +119,24 @@ def task_ids(root: Payload) -> list[str]:
     return [id_ for pool in root["pools"] for id_ in pool["tasks"]]
 
 
-def tasks_by_id(snapshot: Snapshot) -> dict[str, Task]:
-    """Returns a snapshot's tasks by point id."""
-    return {
-        _encode_task(snapshot.tenant, pool.pool_id, task).id: task
-        for pool in snapshot.pools.values()
-        for task in pool.tasks
-    }
+def scatter_ids(root: Payload) -> list[str]:
+    """Returns the point ids of the scatters of a root's profiles."""
+    named = (pool["profile"]["scatter"] for pool in root["pools"])
+    return list(dict.fromkeys(id_ for id_ in named if id_ is not None))
 
 
-def decode_task(payload: Payload, centroid: Vector, terms: Mapping[int, float]) -> Task:
+def parts_of(snapshot: Snapshot) -> Parts:
+    """Returns what a snapshot that was read holds, by point id."""
+    tasks = {task.address: task for pool in snapshot.pools.values() for task in pool.tasks}
+    scatters: dict[str, Packed] = {}
+    for pool in snapshot.pools.values():
+        if pool.profile.scatter is not None:
+            (id_,) = _encode_scatter(snapshot.tenant, pool.profile.scatter)
+            scatters[id_] = pool.profile.scatter
+    return Parts(tasks, scatters)
+
+
+def decode_task(id_: str, payload: Payload, centroid: Vector, terms: Mapping[int, float]) -> Task:
     """Returns the task of a point."""
     return Task(
         task_id=payload["task_id"],
@@ -126,7 +150,15 @@ def decode_task(payload: Payload, centroid: Vector, terms: Mapping[int, float]) 
             Affinity(row[0], int(row[1]), float(row[2]), int(row[3]), float(row[4]))
             for row in payload["affinities"]
         ),
+        address=id_,
     )
+
+
+def decode_scatter(payload: Payload) -> Packed:
+    """Returns the scatter of a point."""
+    scatter = np.frombuffer(base64.b64decode(payload["scatter"]), dtype="<f2").astype(np.float16)
+    scatter.setflags(write=False)
+    return scatter
 
 
 def example_set_digest(tenant: str, examples: ExampleSet) -> str:
@@ -179,7 +211,7 @@ def _stored(terms: Mapping[int, float]) -> Terms:
     return Terms(known.ids, known.counts.astype(np.float32).astype(np.float64))
 
 
-def _encode_pool(pool: Pool, points: list[str]) -> Payload:
+def _encode_pool(pool: Pool, points: list[str], scatter: str | None) -> Payload:
     adapters = sorted(pool.adapters, key=lambda adapter: (adapter.adapter_id, adapter.version))
     backends = sorted(pool.backends, key=lambda backend: backend.backend_id)
     return {
@@ -191,7 +223,7 @@ def _encode_pool(pool: Pool, points: list[str]) -> Payload:
             "digest": pool.profile.digest,
             "constants": {key: float(value) for key, value in sorted(pool.profile.constants.items())},
             "figures": {key: float(value) for key, value in sorted(pool.profile.figures.items())},
-            "scatter": _encode_scatter(pool.profile.scatter),
+            "scatter": scatter,
         },
         "adapters": [{**dataclasses.asdict(a), "aliases": sorted(a.aliases)} for a in adapters],
         "backends": [dataclasses.asdict(backend) for backend in backends],
@@ -199,7 +231,7 @@ def _encode_pool(pool: Pool, points: list[str]) -> Payload:
     }
 
 
-def _decode_pool(pool: Payload, tasks: Mapping[str, Task]) -> Pool:
+def _decode_pool(pool: Payload, parts: Parts) -> Pool:
     profile = pool["profile"]
     return Pool(
         pool_id=pool["id"],
@@ -210,26 +242,22 @@ def _decode_pool(pool: Payload, tasks: Mapping[str, Task]) -> Pool:
             digest=profile["digest"],
             constants=_floats(profile["constants"]),
             figures=_floats(profile["figures"]),
-            scatter=_decode_scatter(profile["scatter"]),
+            scatter=None if profile["scatter"] is None else parts.scatters[profile["scatter"]],
         ),
-        tasks=tuple(tasks[id_] for id_ in pool["tasks"]),
+        tasks=tuple(parts.tasks[id_] for id_ in pool["tasks"]),
         adapters=tuple(_decode_adapter(adapter) for adapter in pool["adapters"]),
         backends=tuple(Backend(**backend) for backend in pool["backends"]),
     )
 
 
-def _encode_scatter(scatter: NDArray[np.float16] | None) -> str | None:
+def _encode_scatter(tenant: str, scatter: Packed | None) -> dict[str, Payload]:
+    """Returns the point of a scatter, id and payload; no point where there is none."""
     if scatter is None:
-        return None
-    return base64.b64encode(np.ascontiguousarray(scatter, dtype="<f2").tobytes()).decode()
-
-
-def _decode_scatter(text: str | None) -> NDArray[np.float16] | None:
-    if text is None:
-        return None
-    scatter = np.frombuffer(base64.b64decode(text), dtype="<f2").astype(np.float16)
-    scatter.setflags(write=False)
-    return scatter
+        return {}
+    values = np.ascontiguousarray(scatter, dtype="<f2").tobytes()
+    digest = hashlib.sha256(_json(tenant) + values).hexdigest()
+    payload: Payload = {"tenant": tenant, "scatter": base64.b64encode(values).decode()}
+    return {point_id("scatter:" + digest): payload}
 
 
 def _decode_adapter(adapter: Payload) -> Adapter:

@@ -79,4 +79,4 @@ def _points(snapshot: Snapshot, examples: Sequence[ExampleSet]) -> set[str]:
         for part in examples
         for position in range(len(part.vectors))
     }
-    return {tree.root_id, *tree.tasks, *sets}
+    return {tree.root_id, *tree.tasks, *tree.scatters, *sets}

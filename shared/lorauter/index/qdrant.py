@@ -27,21 +27,26 @@ from qdrant_client import QdrantClient, models
 from lorauter.errors import Unavailable
 from lorauter.index import collections as layout
 from lorauter.index.codec import (
+    Parts,
     Payload,
     Tree,
     decode,
+    decode_scatter,
     decode_task,
     encode,
     marker_id,
+    parts_of,
     point_id,
+    scatter_ids,
     task_ids,
-    tasks_by_id,
 )
 from lorauter.index.collections import DENSE, LEXICAL, Collections, reachable
 from lorauter.index.memory import index_empty
 from lorauter.index.port import ExampleSet, IndexCheck, PublishReport
 from lorauter.index.qdrant_writer import SnapshotWriter, of_tenant
+from lorauter.routing.bm25 import NO_TERMS, Terms
 from lorauter.routing.model import Snapshot, Task
+from lorauter.routing.whitening import Packed
 
 READ_ATTEMPTS = 5
 """How often a read starts again because publishing overtook it."""
@@ -66,7 +71,7 @@ class QdrantIndex:
         )
         self._prefix = prefix
         self._profiles = layout.profiles_collection(prefix)
-        self._tasks: dict[str, dict[str, Task]] = {}
+        self._held: dict[str, Parts] = {}
 
     def published(self, tenant: str) -> tuple[int, str] | None:
         """See SnapshotIndex."""
@@ -112,13 +117,15 @@ class QdrantIndex:
         with reachable():
             layout.ensure(self._client, names, _dimension(tree))
             before = self.published(snapshot.tenant)
-            written = writer.write_tasks() + writer.write_examples(thorough) + writer.write_root()
+            written = writer.write_tasks() + writer.write_examples(thorough)
+            written += writer.write_scatters() + writer.write_root()
             writer.move_marker()
             deleted = 0
             if moved := self._is_published(snapshot, tree):
                 layout.point_aliases(self._client, self._prefix, names)
                 deleted = self._clean(writer, before, thorough)
-                written += writer.write_tasks()  # an older publisher may have cleaned up meanwhile
+                # an older publisher may have cleaned up meanwhile
+                written += writer.write_tasks() + writer.write_scatters()
         return PublishReport(tree.digest, written, deleted, moved)
 
     def verify(self, snapshot: Snapshot, examples: Sequence[ExampleSet]) -> IndexCheck:
@@ -130,13 +137,15 @@ class QdrantIndex:
         size = sum(writer.set_sizes.values())
         current = self._is_published(snapshot, tree)
         with reachable():
-            roots = len(self._present(names.profiles, [tree.root_id]))
+            named = [tree.root_id, *tree.scatters]
+            profiles = len(self._present(names.profiles, named))
             tasks = len(self._present(names.tasks, list(tree.tasks)))
             held = self._count(names.examples, tenant)
             found = size if held == size else writer.count_examples() if held else 0
             surplus = held - found + self._count(names.tasks, tenant) - tasks
-            surplus += self._count(names.profiles, tenant) - roots - (self.published(tenant) is not None)
-        return IndexCheck(current, 1 - roots + len(tree.tasks) - tasks + size - found, surplus)
+            surplus += self._count(names.profiles, tenant) - profiles - (self.published(tenant) is not None)
+        missing = len(named) - profiles + len(tree.tasks) - tasks + size - found
+        return IndexCheck(current, missing, surplus)
 
     def clear(self, tenant: str) -> None:
         """See SnapshotIndex."""
@@ -146,7 +155,7 @@ class QdrantIndex:
             for role in ("profiles", "tasks", "examples"):
                 if self._prefix + role in held:
                     self._client.delete(self._prefix + role, chosen, wait=True)
-        self._tasks.pop(tenant, None)
+        self._held.pop(tenant, None)
 
     def close(self) -> None:
         """See SnapshotIndex."""
@@ -182,22 +191,37 @@ class QdrantIndex:
         root = self._payload(point_id(digest))
         if root is None:
             return None
-        if tenant not in self._tasks and held is not None:
-            self._tasks[tenant] = tasks_by_id(held)
-        known = self._tasks.get(tenant, {})
+        if tenant not in self._held and held is not None:
+            self._held[tenant] = parts_of(held)
+        known = self._held.get(tenant, Parts({}, {}))
+        parts = Parts(self._tasks_of(root, known), self._scatters_of(root, known))
+        if len(parts.tasks) < len(task_ids(root)) or len(parts.scatters) < len(scatter_ids(root)):
+            return None
+        self._held[tenant] = parts
+        return decode(root, digest, parts)
+
+    def _tasks_of(self, root: Payload, known: Parts) -> dict[str, Task]:
+        """Returns the tasks of a root that exist, by point id; fetches those that are not known."""
         wanted = task_ids(root)
-        tasks = {id_: known[id_] for id_ in wanted if id_ in known}
+        tasks = {id_: known.tasks[id_] for id_ in wanted if id_ in known.tasks}
         names = Collections.of(self._prefix, root["encoder_digest"])
         try:
-            for record in self._fetch(names.tasks, [id_ for id_ in wanted if id_ not in known]):
+            for record in self._fetch(names.tasks, [id_ for id_ in wanted if id_ not in tasks]):
                 tasks[str(record.id)] = _task_of(record)
         except Unavailable as error:
             if not layout.is_absent(error):
                 raise
-        if len(tasks) < len(wanted):
-            return None
-        self._tasks[tenant] = tasks
-        return decode(root, digest, tasks)
+        return tasks
+
+    def _scatters_of(self, root: Payload, known: Parts) -> dict[str, Packed]:
+        """Returns the scatters of a root that exist, by point id; fetches those that are not known."""
+        found: dict[str, Packed] = {}
+        for id_ in scatter_ids(root):
+            if id_ in known.scatters:
+                found[id_] = known.scatters[id_]
+            elif (payload := self._payload(id_)) is not None:
+                found[id_] = decode_scatter(payload)
+        return found
 
     def _fetch(self, collection: str, ids: Sequence[str]) -> Iterator[models.Record]:
         for batch in layout.in_batches(ids, layout.POINT_BATCH):
@@ -214,8 +238,10 @@ def _task_of(record: models.Record) -> Task:
     assert record.payload is not None
     assert isinstance(record.vector, dict)
     lexical = record.vector.get(LEXICAL)
-    terms: dict[int, float] = {}
+    terms = NO_TERMS
     if isinstance(lexical, models.SparseVector):
-        values = np.asarray(lexical.values, dtype=np.float32).tolist()
-        terms = dict(zip(lexical.indices, values, strict=True))
-    return decode_task(record.payload, np.asarray(record.vector[DENSE], dtype=np.float32), terms)
+        ids = np.asarray(lexical.indices, dtype=np.uint32)
+        order = np.argsort(ids)
+        terms = Terms(ids[order], np.asarray(lexical.values, dtype=np.float64)[order])
+    centroid = np.asarray(record.vector[DENSE], dtype=np.float32)
+    return decode_task(str(record.id), record.payload, centroid, terms)

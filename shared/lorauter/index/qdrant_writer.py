@@ -15,6 +15,7 @@ from lorauter.index.codec import (
     example_set_digest,
     marker_id,
     point_id,
+    scatter_ids,
     task_ids,
 )
 from lorauter.index.collections import DENSE, LEXICAL, Collections
@@ -77,6 +78,18 @@ class SnapshotWriter:
         condition = models.Filter(must=[_match_any("set", chosen)])
         return self._client.count(self._names.examples, count_filter=condition, exact=True).count
 
+    def write_scatters(self) -> int:
+        """Writes the profiles' scatters that are missing; returns how many."""
+        held = layout.present(self._client, self._names.profiles, list(self._tree.scatters))
+        missing = {id_: payload for id_, payload in self._tree.scatters.items() if id_ not in held}
+        generation = self._snapshot.generation
+        points = [
+            models.PointStruct(id=id_, vector={}, payload={**payload, "generation": generation})
+            for id_, payload in missing.items()
+        ]
+        self._upsert(self._names.profiles, points)
+        return len(points)
+
     def write_root(self) -> int:
         """Writes the root if it is missing; returns how many points that were."""
         if layout.present(self._client, self._names.profiles, [self._tree.root_id]):
@@ -113,7 +126,8 @@ class SnapshotWriter:
         old = [(set_, size) for set_, size in root.get(SETS, {}).items() if set_ not in sets]
         examples = [_example_id(set_, place) for set_, size in old for place in range(size)]
         deleted += self._delete_ids(names.examples, examples)
-        return deleted + self._delete_ids(names.profiles, [point_id(digest)])
+        scatters = [id_ for id_ in scatter_ids(root) if id_ not in self._tree.scatters]
+        return deleted + self._delete_ids(names.profiles, [point_id(digest), *scatters])
 
     def delete_unreachable(self) -> int:
         """Deletes all points of this and older generations that this root does not name.
@@ -121,7 +135,7 @@ class SnapshotWriter:
         Looks at every point. Those of newer generations are left: their publisher has not moved the
         marker yet.
         """
-        kept = [self._tree.root_id, marker_id(self._snapshot.tenant)]
+        kept = [self._tree.root_id, *self._tree.scatters, marker_id(self._snapshot.tenant)]
         deleted = self._delete(self._names.profiles, models.HasIdCondition(has_id=kept))
         if self._client.collection_exists(self._names.tasks):
             tasks = models.HasIdCondition(has_id=list(self._tree.tasks))

@@ -36,6 +36,7 @@ class Task:
     ``centroid`` is the float32 mean, shape (d,), of the unit vectors of its examples' inputs, not
     normalised. ``terms`` maps 32-bit token hashes to raw term frequencies. ``affinities`` are the
     best 64, best first, the base always among them where it was measured; empty until measured.
+    ``address`` names all of this in the index; empty until a task was read from there.
     """
 
     task_id: str
@@ -46,6 +47,7 @@ class Task:
     centroid: Vector
     terms: Mapping[int, float]
     affinities: tuple[Affinity, ...]
+    address: str = ""
 
     @property
     def is_measured(self) -> bool:
