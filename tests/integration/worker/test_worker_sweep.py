@@ -1,10 +1,16 @@
 """The sweep finds work and a lost marker without any message."""
 
+from dataclasses import replace
+
 import pytest
 import redis
 from celery import Celery
 
 from lorauter.errors import Unavailable
+from lorauter.index import QdrantIndex
+from lorauter_suite.embedded.index import index_process, index_url
+from lorauter_suite.embedded.ports import free_port
+from lorauter_suite.embedded.process import running
 from lorauter_worker.adapters.celery_wakeups import CeleryWakeups
 from lorauter_worker.service import outbox
 from lorauter_worker.service.sweep import Sweep
@@ -75,6 +81,28 @@ def test_sweep_goes_on_when_the_index_is_away(registry, index_worker, sweep, mon
     it.once()
     assert names == ["index"]
     assert it.lacking() == ""
+
+
+def test_what_failed_is_tried_at_once_when_the_index_is_back(registry, make_index_worker, settings):
+    worker, port = make_index_worker(), free_port()
+    index = QdrantIndex(index_url(port), timeout_seconds=1)
+    indexer = replace(worker.indexer, index=index)
+    sweep = Sweep(registry.engine, index, worker.wakeups, lambda topic: 0, settings)
+    registry.add_pool()
+    with running(index_process(port)):
+        indexer.drain()
+        sweep.once()
+    newest = registry.touch()
+    registry.execute("UPDATE outbox SET attempts = 20")
+    indexer.drain()
+    worker.wakeups.names.clear()
+    sweep.once()
+    assert worker.wakeups.names == []
+    with running(index_process(port)):
+        sweep.once()
+        assert worker.wakeups.names[0] == "index"
+        indexer.drain()
+        assert index.published(registry.tenant)[0] == newest
 
 
 def test_a_wakeup_waits_in_its_queue_when_nobody_takes_it(redis_url):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, text
 
-from lorauter.errors import Unavailable
 from lorauter.index import PublishReport, SnapshotIndex
 from lorauter.telemetry import get_logger
 from lorauter_worker import telemetry
@@ -134,17 +133,17 @@ class Indexer:
 
 
 def marker_is_behind(engine: Engine, index: SnapshotIndex) -> bool:
-    """Returns whether any tenant's marker is not where its last publishing left it; cheap."""
+    """Returns whether any tenant's marker is not where its last publishing left it; cheap.
+
+    Raises Unavailable where the index does not answer.
+    """
     with engine.connect() as connection:
         rows = connection.execute(
             text("SELECT tenant, published FROM generation WHERE published IS NOT NULL")
         ).all()
     for tenant, published in rows:
         telemetry.PUBLISHED.labels(tenant=tenant).set(published)
-        try:
-            marker = index.published(tenant)
-        except Unavailable:
-            return False
+        marker = index.published(tenant)
         if marker is None or marker[0] < published:
             return True
     return False

@@ -72,6 +72,10 @@ _CONTINUE = text(
     "UPDATE outbox SET lease_until = NULL, lease_owner = '', last_error = '', attempts = 0, "
     f"available_at = clock_timestamp() + make_interval(secs => :seconds) WHERE {_MINE}"
 )
+_HASTEN = text(
+    "UPDATE outbox SET available_at = clock_timestamp() WHERE topic = :topic "
+    "AND available_at > clock_timestamp() AND (lease_until IS NULL OR lease_until <= clock_timestamp())"
+)
 _FINISH = text(f"DELETE FROM outbox WHERE {_MINE}")
 _OWE = text(
     "INSERT INTO outbox (tenant, topic, key, generation, priority, attempts, fence, lease_owner, last_error) "
@@ -166,6 +170,12 @@ def carry_on(engine: Engine, held: Claim, seconds: float = 0.0) -> None:
     """Frees the rows after some progress: they are due in ``seconds``, and their failures forgotten."""
     with engine.begin() as connection:
         connection.execute(_CONTINUE, {**held.parameters(), "seconds": seconds})
+
+
+def hasten(engine: Engine, topic: Topic) -> None:
+    """Makes all work that waits after a failure due at once: what it failed for is there again."""
+    with engine.begin() as connection:
+        connection.execute(_HASTEN, {"topic": topic})
 
 
 def fulfil(connection: Connection, held: Claim, generation: int) -> int:

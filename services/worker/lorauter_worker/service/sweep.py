@@ -9,7 +9,7 @@ from collections.abc import Callable
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from lorauter.errors import LorauterError
+from lorauter.errors import LorauterError, Unavailable
 from lorauter.index import SnapshotIndex
 from lorauter.telemetry import get_logger
 from lorauter_worker import telemetry
@@ -43,6 +43,7 @@ class Sweep:
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
         self._last_success = time.monotonic()
         self._next_reconcile = 0.0
+        self._is_away = False
 
     def start(self) -> None:
         """Starts sweeping."""
@@ -64,13 +65,14 @@ class Sweep:
 
     def once(self) -> None:
         """Sweeps once. Raises what the database raises."""
+        must_reconcile = "index" in self._settings.queues and self._must_reconcile()
         for topic in self._settings.queues:
             backlog = outbox.backlog(self._engine, topic)
             telemetry.OUTBOX_DEPTH.labels(topic=topic).set(backlog.depth)
             telemetry.OUTBOX_AGE.labels(topic=topic).set(backlog.age_seconds)
             for _ in range(self._missing(topic, backlog.due)):
                 self._wakeups.wake(topic)
-        if "index" in self._settings.queues and self._must_reconcile() and not self._waiting("index"):
+        if must_reconcile and not self._waiting("index"):
             self._wakeups.wake("reconcile")
             self._next_reconcile = time.monotonic() + self._settings.reconcile_seconds
         self._last_success = time.monotonic()
@@ -81,7 +83,16 @@ class Sweep:
         return max(0, wanted - self._waiting(topic)) if due else 0
 
     def _must_reconcile(self) -> bool:
-        return time.monotonic() >= self._next_reconcile or marker_is_behind(self._engine, self._index)
+        is_behind = False
+        try:
+            is_behind = marker_is_behind(self._engine, self._index)
+        except Unavailable:
+            self._is_away = True
+        else:
+            if is_behind or self._is_away:  # the index is back, or a new one: what failed is not to wait
+                outbox.hasten(self._engine, "index")
+            self._is_away = False
+        return is_behind or time.monotonic() >= self._next_reconcile
 
     def _run(self) -> None:
         while True:
