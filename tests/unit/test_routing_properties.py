@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lorauter.routing import STRATEGIES, Action, Decision, RouteOptions, TaskExamples, decide, fit_profile
+from lorauter.routing.decision import Fate
 from lorauter.routing.model import Adapter, Affinity, Pool, Task
 
 ADAPTERS = ["a", "b", "c", "t0", "t1"]
@@ -48,6 +49,7 @@ OPTIONS = st.builds(
     exclude_tasks=NAMES,
     exclude_adapters=NAMES,
     explain=st.just(True),
+    why_not=st.just((*ADAPTERS, "base", "nobody")),
 )
 
 
@@ -76,6 +78,37 @@ def test_decision_is_well_formed_when_inputs_are_odd(
     assert weights == sorted(weights, reverse=True)
     assert len(weights) <= options.max_adapters
     assert sum(match.probability for match in decision.tasks) <= 1 + 1e-9
+
+
+@settings(deadline=None, max_examples=300)
+@given(pools(), VECTORS, OPTIONS)
+def test_explanation_agrees_with_the_decision(pool: Pool, query: np.ndarray, options: RouteOptions) -> None:
+    decision = decide(pool, query, options)
+    explanation = decision.explanation
+    probabilities = {match.task_id: match.probability for match in decision.tasks}
+    assert [(one.arm, one.weight) for one in explanation.origins] == [
+        (item.arm, item.weight) for item in decision.adapters
+    ]
+    for origin in explanation.origins:
+        assert abs(sum(part.share for part in origin.tasks) - origin.weight) < 1e-9
+        assert all(part.share > 0 for part in origin.tasks)
+        assert all(part.probability == probabilities[part.task_id] for part in origin.tasks)
+    served = {item.arm.adapter_id for item in decision.adapters}
+    if decision.action is Action.BASE:
+        served = {"base"}
+    fates = {one.adapter_id: one.fate for one in explanation.why_not}
+    assert {name for name, fate in fates.items() if fate is Fate.SERVED} == served
+    routable = {adapter.adapter_id for adapter in pool.adapters if adapter.routable} | {"base"}
+    for name in routable & options.exclude_adapters - served - {"t2"}:
+        assert fates[name] is Fate.EXCLUDED
+    for name in {*ADAPTERS} - routable:
+        assert fates[name] is Fate.NOT_ROUTABLE
+    assert fates["nobody"] is Fate.UNKNOWN
+    if explanation.next_best is not None:
+        assert explanation.next_best.arm.adapter_id not in served
+        for one in explanation.why_not:
+            if one.fate is Fate.WORTH_LESS:
+                assert one.expected_utility <= explanation.next_best.expected_utility + 1e-12
 
 
 @settings(deadline=None, max_examples=300)

@@ -17,6 +17,7 @@ from lorauter.telemetry import configure_logging, get_logger
 from lorauter_router.adapters.encoding import BatchingEncoder
 from lorauter_router.api.grpc import RouterServicer
 from lorauter_router.config import Settings
+from lorauter_router.replay import Replayer
 from lorauter_router.service import RouterService
 from lorauter_router.tasks import SnapshotFollower
 
@@ -41,7 +42,9 @@ async def wired(settings: Settings, index: SnapshotIndex, encoder: Encoder) -> A
     queries = BatchingEncoder(encoder, settings.encode_batch, settings.encode_queue, settings.query_cache)
     service = RouterService(follower, queries, settings.tenant, settings.generation_wait_seconds)
     server = GrpcServer()
-    router_pb2_grpc.add_RouterServiceServicer_to_server(RouterServicer(service), server.server)
+    router_pb2_grpc.add_RouterServiceServicer_to_server(
+        RouterServicer(service, Replayer(follower)), server.server
+    )
     server.announce(router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name)
     await follower.start()
     try:

@@ -35,6 +35,7 @@ class RouteOptions(TypedDict, total=False):
     exclude_adapters: Sequence[str]
     min_generation: str
     explain: bool
+    why_not: Sequence[str]
 
 
 class GenerateOptions(TypedDict, total=False):

@@ -13,6 +13,7 @@ class RouterCalls:
 
     route = Unary("Route", pb.RouteRequest, pb.RouteResponse, read=True)
     route_batch = Unary("RouteBatch", pb.RouteBatchRequest, pb.RouteBatchResponse, read=True)
+    replay = Unary("Replay", pb.ReplayRequest, pb.ReplayResponse, read=True)
     get_snapshot = Unary("GetSnapshot", pb.GetSnapshotRequest, pb.GetSnapshotResponse, read=True)
     resolve_adapter = Unary("ResolveAdapter", pb.ResolveAdapterRequest, pb.ResolveAdapterResponse, read=True)
     list_servable_adapters = Listing(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lorauter.routing.strategies.strategy import Choice, Floats, Question
+from lorauter.routing.strategies.strategy import Choice, Floats, Grounds, Question
 
 
 def mean_shares(question: Question) -> Floats:
@@ -33,4 +33,11 @@ def all_round(question: Question, choice: Choice) -> Choice:
     single = int(means.argmax())
     weights = np.zeros(len(means))
     weights[single] = 1.0
-    return replace(choice, weights=weights, single=single, utilities=means, known=means > 0)
+    return replace(
+        choice, weights=weights, single=single, utilities=means, known=means > 0, grounds=_evenly(question)
+    )
+
+
+def _evenly(question: Question) -> Grounds:
+    rows = np.flatnonzero(question.tasks & question.measured())
+    return Grounds(rows, np.full(len(rows), 1 / max(len(rows), 1)), rows[:0])

@@ -36,11 +36,11 @@ class CompiledPool:
 
     ``tasks`` are in order of id. ``directions``: float32 (T, d), centroids of length 1 (or 0). ``mean``
     (d,): that of the centroids. ``whitener`` (d, d): None where nothing is whitened. ``whitened``: float32
-    (T, d), the centroids less the mean, whitened, of length 1. ``lexicon``: the tasks' terms. ``adapters``: all
-    there are. ``arms``: the base, then the routable adapter versions in order of id. ``columns``: (T, M), the arms measured on each
-    task, -1 where there are fewer than M; ``measured`` (T,): whether any is. ``scores`` and ``shares``:
-    float64 (T, M), the affinity, and its share of the best affinity among the task's arms (0 where that is
-    0). ``carriers``: rows of tasks by tag.
+    (T, d), the centroids less the mean, whitened, of length 1. ``lexicon``: the tasks' terms. ``adapters``:
+    all versions there are. ``arms``: the base, then the routable adapter versions in order of id.
+    ``columns``: (T, M), the arms measured on each task, -1 where there are fewer than M; ``measured`` (T,):
+    whether any is. ``scores`` and ``shares``: float64 (T, M), the affinity, and its share of the best
+    affinity among the task's arms (0 where that is 0). ``carriers``: rows of tasks by tag.
     """
 
     pool_id: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from lorauter.errors import InvalidArgument
@@ -9,22 +11,19 @@ from lorauter.routing.all_round import all_round
 from lorauter.routing.compiled import CompiledPool, compile_pool
 from lorauter.routing.decision import (
     MOST_ADAPTERS,
+    MOST_WHY_NOT,
     Action,
-    Candidate,
     Decision,
-    Explanation,
     RouteOptions,
     TaskMatch,
     WeightedArm,
 )
+from lorauter.routing.explaining import explain, explain_nothing
 from lorauter.routing.fitting import UNTYPICAL_BELOW
 from lorauter.routing.model import Pool, Vector
 from lorauter.routing.representation import unit_rows
 from lorauter.routing.strategies import strategy_named
 from lorauter.routing.strategies.strategy import Choice, Floats, Query, Question, Rows, best_rows, cosines
-
-MAX_EVIDENCE = 64
-"""Most affinities, and most candidates, in an explanation."""
 
 _NO_TASK = "no task takes part: the pool has none, or the request's tags and exclusions leave none"
 _NOT_MEASURED = "no adapter that may be served was measured on any task that takes part"
@@ -36,39 +35,52 @@ def decide(pool: CompiledPool | Pool, query: Query | Vector, options: RouteOptio
 
     ``query`` is a vector (d,) of the pool's encoder (scaled to length 1 here), or a Query. Pass a
     CompiledPool where more than one query comes.
-    Raises InvalidArgument: UNKNOWN_STRATEGY, MAX_ADAPTERS_OUT_OF_RANGE, INVALID_VECTORS.
+    Raises InvalidArgument (INVALID_VECTORS, and those of check_options).
     """
     options = options or RouteOptions()
     check_options(options)
     compiled = pool if isinstance(pool, CompiledPool) else compile_pool(pool)
     question = _question(compiled, query if isinstance(query, Query) else Query(query), options)
     if not question.tasks.any():
-        return _base_decision(compiled, options, _NO_TASK)
+        return _base_decision(question, options, _NO_TASK)
     choice = strategy_named(options.strategy).choose(question, options.max_adapters)
     choice, action, reason = _acted_on(question, choice)
     kept = _truncated(choice, options.max_adapters)
+    if action is not Action.ADAPTERS:
+        kept = np.zeros(len(kept))
     single = choice.single if action is not Action.BASE else 0
-    return Decision(
+    decision = Decision(
         strategy=options.strategy,
         action=action,
         reason=reason,
-        adapters=_weighted_set(compiled, kept) if action is Action.ADAPTERS else (),
+        adapters=_weighted_set(compiled, kept),
         best_single=compiled.arms[max(single, 0)],
         expected_utility=min(1.0, float(choice.utilities[max(single, 0)])),
         tasks=_matches(question, choice, options.task_count),
         typicality=choice.typicality,
-        explanation=_explanation(question, choice, kept, options) if options.explain else None,
     )
+    if not options.explain:
+        return decision
+    return replace(decision, explanation=explain(question, choice, kept, decision, options.why_not))
 
 
 def check_options(options: RouteOptions) -> None:
-    """Raises InvalidArgument (UNKNOWN_STRATEGY, MAX_ADAPTERS_OUT_OF_RANGE) for options that cannot be met."""
+    """Raises InvalidArgument for options that cannot be met.
+
+    Reasons: UNKNOWN_STRATEGY, MAX_ADAPTERS_OUT_OF_RANGE, TOO_MANY_WHY_NOT.
+    """
     strategy_named(options.strategy)
     if not 1 <= options.max_adapters <= MOST_ADAPTERS:
         raise InvalidArgument(
             "MAX_ADAPTERS_OUT_OF_RANGE",
             f"max_adapters is {options.max_adapters}: give 1 to {MOST_ADAPTERS}, or 0 for 3",
             field="max_adapters",
+        )
+    if len(options.why_not) > MOST_WHY_NOT:
+        raise InvalidArgument(
+            "TOO_MANY_WHY_NOT",
+            f"why_not names {len(options.why_not)} adapters: ask about at most {MOST_WHY_NOT} at a time",
+            field="why_not",
         )
 
 
@@ -94,17 +106,17 @@ def _question(pool: CompiledPool, query: Query, options: RouteOptions) -> Questi
     return Question(pool, query, direction=unit_rows(direction[None])[0], tasks=tasks, arms=arms)
 
 
-def _base_decision(pool: CompiledPool, options: RouteOptions, reason: str) -> Decision:
+def _base_decision(question: Question, options: RouteOptions, reason: str) -> Decision:
     return Decision(
         strategy=options.strategy,
         action=Action.BASE,
         reason=reason,
         adapters=(),
-        best_single=pool.arms[0],
+        best_single=question.pool.arms[0],
         expected_utility=0.0,
         tasks=(),
         typicality=0.0,
-        explanation=Explanation({}, (), ()) if options.explain else None,
+        explanation=explain_nothing(question, reason, options.why_not) if options.explain else None,
     )
 
 
@@ -161,38 +173,3 @@ def _matches(question: Question, choice: Choice, count: int) -> tuple[TaskMatch,
         )
         for row, similarity in zip(rows[order], similarities[order], strict=True)
     )
-
-
-def _explanation(question: Question, choice: Choice, kept: Floats, options: RouteOptions) -> Explanation:
-    pool = question.pool
-    listed = [
-        pool.tasks[pool.task_rows[match.task_id]] for match in _matches(question, choice, options.task_count)
-    ]
-    affinities = [
-        (task.task_id, affinity)
-        for task in listed
-        for affinity in sorted(task.affinities, key=lambda a: (-a.score, a.adapter_id, a.adapter_version))
-    ]
-    rows = np.flatnonzero(choice.known)
-    order = rows[np.lexsort((rows, -choice.utilities[rows]))][:MAX_EVIDENCE]
-    return Explanation(
-        constants=dict(choice.constants),
-        affinities=tuple(affinities[:MAX_EVIDENCE]),
-        candidates=tuple(
-            Candidate(
-                pool.arms[row].adapter_id,
-                min(1.0, float(choice.utilities[row])),
-                _fate(choice, kept, int(row)),
-            )
-            for row in order
-        ),
-    )
-
-
-def _fate(choice: Choice, kept: Floats, row: int) -> str:
-    single = "; the best single" if row == choice.single else ""
-    if kept[row] > 0:
-        return f"{kept[row]:.3f} of the weight{single}"
-    if choice.weights[row] > 0:
-        return f"best on a task, but outside the adapters asked for{single}"
-    return f"best on none of the nearest tasks{single}"

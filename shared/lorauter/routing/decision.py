@@ -12,6 +12,7 @@ from lorauter.routing.model import Affinity
 DEFAULT_STRATEGY = "default"
 DEFAULT_MAX_ADAPTERS = 3
 MOST_ADAPTERS = 16
+MOST_WHY_NOT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class RouteOptions:
     """How to route a query.
 
     ``max_adapters`` is 1 to 16. Only tasks that carry all ``tags`` take part. Ids to exclude that the pool
-    does not have change nothing. ``task_count`` is how many tasks the decision lists.
+    does not have change nothing. ``task_count`` is how many tasks the decision lists. ``why_not`` names
+    at most 8 adapters that the explanation says something about; it needs ``explain``.
     """
 
     strategy: str = DEFAULT_STRATEGY
@@ -28,6 +30,7 @@ class RouteOptions:
     exclude_tasks: frozenset[str] = frozenset()
     exclude_adapters: frozenset[str] = frozenset()
     explain: bool = False
+    why_not: tuple[str, ...] = ()
     task_count: int = 8
 
 
@@ -67,12 +70,79 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    """Why a decision is what it is: constants used, affinities by task id, candidates best first."""
+class TaskShare:
+    """What an arm's weight has from one task of some ``probability``: a ``share`` in (0, 1] of all weight."""
 
-    constants: Mapping[str, float]
-    affinities: tuple[tuple[str, Affinity], ...]
-    candidates: tuple[Candidate, ...]
+    task_id: str
+    probability: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an arm's weight comes from: the shares of its ``tasks``, largest first, sum to ``weight``."""
+
+    arm: Arm
+    weight: float
+    tasks: tuple[TaskShare, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NextBest:
+    """The arm of the largest expected utility that is not served.
+
+    ``behind`` is what it lacks to the best single; below 0 where a strategy has other reasons to prefer that.
+    """
+
+    arm: Arm
+    expected_utility: float
+    behind: float
+
+
+class Fate(StrEnum):
+    """What became of an adapter that somebody asks about."""
+
+    UNKNOWN = "UNKNOWN"
+    NOT_ROUTABLE = "NOT_ROUTABLE"
+    EXCLUDED = "EXCLUDED"
+    UNMEASURED = "UNMEASURED"
+    WORTH_LESS = "WORTH_LESS"
+    BEST_OF_NO_TASK = "BEST_OF_NO_TASK"
+    BEYOND_MAX_ADAPTERS = "BEYOND_MAX_ADAPTERS"
+    POLICY = "POLICY"
+    SERVED = "SERVED"
+
+
+@dataclass(frozen=True, slots=True)
+class WhyNot:
+    """Why an adapter is not served, or that it is: ``message`` says it in a sentence.
+
+    ``expected_utility`` is 0 where none is known. ``task_id`` is the task that costs it most against the best
+    single, where there is one.
+    """
+
+    adapter_id: str
+    fate: Fate
+    message: str
+    expected_utility: float = 0.0
+    task_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a decision is what it is.
+
+    ``constants`` are those used; ``affinities`` those of the tasks listed, with the task's id; ``candidates``
+    are best first; ``origins`` are those of the weighted set, in its order; ``why_not`` has one for each
+    adapter asked about.
+    """
+
+    constants: Mapping[str, float] = field(default_factory=dict)
+    affinities: tuple[tuple[str, Affinity], ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    origins: tuple[Origin, ...] = ()
+    next_best: NextBest | None = None
+    why_not: tuple[WhyNot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,27 @@ async def test_untypical_query_gets_the_all_round_adapter_when_the_policy_says_s
         assert unlike.typicality < 0.02 < usual.typicality
 
 
+async def test_explanation_says_where_weights_come_from_and_why_not_others(router) -> None:
+    response = await router.route(why_not=["abacus", "critic", "nobody"])
+    explanation = response.explanation
+    assert [(one.adapter_id, one.weight) for one in explanation.origins] == [
+        (one.adapter_id, one.weight) for one in response.adapters
+    ]
+    for origin in explanation.origins:
+        assert sum(part.share for part in origin.tasks) == pytest.approx(origin.weight)
+    assert explanation.origins[0].tasks[0].task_id == "sum"
+    assert [(one.adapter_id, one.fate) for one in explanation.why_not][::2] == [
+        ("abacus", pb.ADAPTER_FATE_SERVED),
+        ("nobody", pb.ADAPTER_FATE_UNKNOWN),
+    ]
+    alone = (await router.route(why_not=["critic"], max_adapters=1)).explanation
+    (said,) = alone.why_not
+    assert (said.fate, said.task_id) == (pb.ADAPTER_FATE_WORTH_LESS, "sum")
+    assert said.message
+    assert alone.next_best.behind > 0
+    assert not (await router.route()).HasField("explanation")
+
+
 async def test_vector_comes_from_the_cache_when_asked_again(router) -> None:
     first, second = await router.route(), await router.route()
     assert (first.timings.cached, second.timings.cached) == (False, True)
@@ -89,6 +110,7 @@ async def test_batch_is_answered_in_order_when_queries_differ(router) -> None:
         ({"strategy": "magic"}, "INVALID_ARGUMENT", "UNKNOWN_STRATEGY"),
         ({"max_adapters": 17}, "INVALID_ARGUMENT", "MAX_ADAPTERS_OUT_OF_RANGE"),
         ({"max_adapters": -1}, "INVALID_ARGUMENT", "MAX_ADAPTERS_OUT_OF_RANGE"),
+        ({"why_not": list("abcdefghi")}, "INVALID_ARGUMENT", "TOO_MANY_WHY_NOT"),
         ({"tenant": "other"}, "PERMISSION_DENIED", "TENANT_NOT_ALLOWED"),
         ({"min_generation": "soon"}, "INVALID_ARGUMENT", "INVALID_GENERATION"),
     ],

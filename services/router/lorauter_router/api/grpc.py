@@ -15,14 +15,17 @@ from lorauter_router.api.messages import (
     response_of,
     snapshot_of,
 )
+from lorauter_router.api.replays import recorded_from, replayed_of
+from lorauter_router.replay import Replayer
 from lorauter_router.service import MAX_BATCH, Question, RouterService
 
 
 class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     """Translates calls; every answer is computed from one generation."""
 
-    def __init__(self, service: RouterService) -> None:
+    def __init__(self, service: RouterService, replayer: Replayer) -> None:
         self._service = service
+        self._replayer = replayer
 
     async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:  # noqa: N802
         question = question_from(request)
@@ -37,6 +40,16 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         return pb.RouteBatchResponse(
             responses=[response_of(a, q.text) for a, q in zip(answers, questions, strict=True)]
         )
+
+    async def Replay(self, request: pb.ReplayRequest, context: Context) -> pb.ReplayResponse:  # noqa: N802
+        replayed = await self._replayer.replay(
+            request.pool,
+            [recorded_from(query) for query in request.queries],
+            request.constants,
+            request.encoder_digest,
+            context.time_remaining(),
+        )
+        return replayed_of(replayed)
 
     async def GetSnapshot(  # noqa: N802
         self, request: pb.GetSnapshotRequest, context: Context

@@ -12,8 +12,12 @@ from lorauter.routing.decision import (
     DEFAULT_MAX_ADAPTERS,
     DEFAULT_STRATEGY,
     Action,
+    Decision,
     Explanation,
+    NextBest,
+    Origin,
     RouteOptions,
+    WhyNot,
 )
 from lorauter.routing.model import Adapter, Pool
 from lorauter.routing.text import routed_text
@@ -52,7 +56,8 @@ def question_from(request: pb.RouteRequest) -> Question:
             tags=frozenset(request.tags),
             exclude_tasks=frozenset(request.exclude_tasks),
             exclude_adapters=frozenset(request.exclude_adapters),
-            explain=request.explain,
+            explain=request.explain or bool(request.why_not),
+            why_not=tuple(request.why_not),
         ),
         min_generation=request.min_generation,
         tenant=request.tenant,
@@ -61,9 +66,26 @@ def question_from(request: pb.RouteRequest) -> Question:
 
 def response_of(answer: Answer, text: str) -> pb.RouteResponse:
     """Returns the response of an answer to the routed ``text``, which only an explanation shows."""
-    decision = answer.decision
+    response = decided(answer.decision, answer.pool, answer.generation, answer.profile_digest, answer.stale)
+    response.decision_id = answer.decision_id
+    response.timings.CopyFrom(
+        pb.RouteTimings(
+            encode_ms=answer.timings.encode_ms,
+            decide_ms=answer.timings.decide_ms,
+            total_ms=answer.timings.total_ms,
+            cached=answer.timings.cached,
+        )
+    )
+    if answer.decision.explanation is not None:
+        response.explanation.CopyFrom(_explanation(answer.decision.explanation, text))
+    return response
+
+
+def decided(
+    decision: Decision, pool: str, generation: str, profile_digest: str, stale: bool
+) -> pb.RouteResponse:
+    """Returns what a response says of a decision itself: all but its id, timings and explanation."""
     return pb.RouteResponse(
-        decision_id=answer.decision_id,
         adapters=[pb.WeightedAdapter(weight=item.weight, **_arm(item.arm)) for item in decision.adapters],
         best_single=pb.BestSingle(expected_utility=decision.expected_utility, **_arm(decision.best_single)),
         tasks=[
@@ -78,18 +100,11 @@ def response_of(answer: Answer, text: str) -> pb.RouteResponse:
         typicality=decision.typicality,
         action=_ACTIONS[decision.action],
         action_reason=decision.reason,
-        generation=answer.generation,
-        profile_digest=answer.profile_digest,
-        stale=answer.stale,
-        timings=pb.RouteTimings(
-            encode_ms=answer.timings.encode_ms,
-            decide_ms=answer.timings.decide_ms,
-            total_ms=answer.timings.total_ms,
-            cached=answer.timings.cached,
-        ),
-        explanation=None if decision.explanation is None else _explanation(decision.explanation, text),
+        generation=generation,
+        profile_digest=profile_digest,
+        stale=stale,
         strategy=decision.strategy,
-        pool=answer.pool,
+        pool=pool,
     )
 
 
@@ -155,4 +170,38 @@ def _explanation(explanation: Explanation, text: str) -> pb.Explanation:
             for candidate in explanation.candidates
         ],
         routed_text=text[:SHOWN_CHARACTERS],
+        origins=[_origin(origin) for origin in explanation.origins],
+        next_best=None if explanation.next_best is None else _next_best(explanation.next_best),
+        why_not=[_why_not(said) for said in explanation.why_not],
+    )
+
+
+def _origin(origin: Origin) -> pb.WeightOrigin:
+    return pb.WeightOrigin(
+        adapter_id=origin.arm.adapter_id,
+        version=origin.arm.version,
+        weight=origin.weight,
+        tasks=[
+            pb.TaskShare(task_id=part.task_id, probability=part.probability, share=part.share)
+            for part in origin.tasks
+        ],
+    )
+
+
+def _next_best(found: NextBest) -> pb.NextBest:
+    return pb.NextBest(
+        adapter_id=found.arm.adapter_id,
+        version=found.arm.version,
+        expected_utility=found.expected_utility,
+        behind=found.behind,
+    )
+
+
+def _why_not(said: WhyNot) -> pb.WhyNot:
+    return pb.WhyNot(
+        adapter_id=said.adapter_id,
+        fate=pb.AdapterFate.Value(f"ADAPTER_FATE_{said.fate}"),
+        message=said.message,
+        expected_utility=said.expected_utility,
+        task_id=said.task_id,
     )

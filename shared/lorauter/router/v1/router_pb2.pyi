@@ -47,6 +47,62 @@ ROUTE_ACTION_REFUSE: RouteAction.ValueType  # 3
 """Serve nothing: the pool's policy refuses queries like this one."""
 Global___RouteAction: _TypeAlias = RouteAction  # noqa: Y015
 
+class _AdapterFate:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AdapterFateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdapterFate.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADAPTER_FATE_UNSPECIFIED: _AdapterFate.ValueType  # 0
+    """Not set."""
+    ADAPTER_FATE_UNKNOWN: _AdapterFate.ValueType  # 1
+    """The pool has no such adapter."""
+    ADAPTER_FATE_NOT_ROUTABLE: _AdapterFate.ValueType  # 2
+    """No version of it takes part in new decisions."""
+    ADAPTER_FATE_EXCLUDED: _AdapterFate.ValueType  # 3
+    """The request, or the strategy, keeps it out."""
+    ADAPTER_FATE_UNMEASURED: _AdapterFate.ValueType  # 4
+    """It was measured on none of the tasks that decide, which counts as 0."""
+    ADAPTER_FATE_WORTH_LESS: _AdapterFate.ValueType  # 5
+    """It is expected to score less than `best_single`."""
+    ADAPTER_FATE_BEST_OF_NO_TASK: _AdapterFate.ValueType  # 6
+    """It is expected to score as well as `best_single`, but is the best of none of
+    the tasks that give weight.
+    """
+    ADAPTER_FATE_BEYOND_MAX_ADAPTERS: _AdapterFate.ValueType  # 7
+    """It is the best of a task, but more than `max_adapters` have more weight."""
+    ADAPTER_FATE_POLICY: _AdapterFate.ValueType  # 8
+    """The pool's policy keeps adapters from untypical queries like this one."""
+    ADAPTER_FATE_SERVED: _AdapterFate.ValueType  # 9
+    """It is served."""
+
+class AdapterFate(_AdapterFate, metaclass=_AdapterFateEnumTypeWrapper):
+    """What became of an adapter that somebody asks about."""
+
+ADAPTER_FATE_UNSPECIFIED: AdapterFate.ValueType  # 0
+"""Not set."""
+ADAPTER_FATE_UNKNOWN: AdapterFate.ValueType  # 1
+"""The pool has no such adapter."""
+ADAPTER_FATE_NOT_ROUTABLE: AdapterFate.ValueType  # 2
+"""No version of it takes part in new decisions."""
+ADAPTER_FATE_EXCLUDED: AdapterFate.ValueType  # 3
+"""The request, or the strategy, keeps it out."""
+ADAPTER_FATE_UNMEASURED: AdapterFate.ValueType  # 4
+"""It was measured on none of the tasks that decide, which counts as 0."""
+ADAPTER_FATE_WORTH_LESS: AdapterFate.ValueType  # 5
+"""It is expected to score less than `best_single`."""
+ADAPTER_FATE_BEST_OF_NO_TASK: AdapterFate.ValueType  # 6
+"""It is expected to score as well as `best_single`, but is the best of none of
+the tasks that give weight.
+"""
+ADAPTER_FATE_BEYOND_MAX_ADAPTERS: AdapterFate.ValueType  # 7
+"""It is the best of a task, but more than `max_adapters` have more weight."""
+ADAPTER_FATE_POLICY: AdapterFate.ValueType  # 8
+"""The pool's policy keeps adapters from untypical queries like this one."""
+ADAPTER_FATE_SERVED: AdapterFate.ValueType  # 9
+"""It is served."""
+Global___AdapterFate: _TypeAlias = AdapterFate  # noqa: Y015
+
 @_typing.final
 class ChatMessage(_message.Message):
     """A message of a conversation."""
@@ -90,6 +146,7 @@ class RouteRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     MIN_GENERATION_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    WHY_NOT_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The text to route, at most 1 MiB in UTF-8. Exclusive with `messages`."""
     pool: _builtins.str
@@ -125,6 +182,12 @@ class RouteRequest(_message.Message):
     def exclude_adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Adapters that take no part."""
 
+    @_builtins.property
+    def why_not(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Adapters, at most 8, about which `explanation.why_not` says why they are not
+        served. Any of them implies `explain`.
+        """
+
     def __init__(
         self,
         *,
@@ -139,10 +202,11 @@ class RouteRequest(_message.Message):
         tenant: _builtins.str = ...,
         min_generation: _builtins.str = ...,
         explain: _builtins.bool = ...,
+        why_not: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_adapters", b"exclude_adapters", "exclude_tasks", b"exclude_tasks", "explain", b"explain", "max_adapters", b"max_adapters", "messages", b"messages", "min_generation", b"min_generation", "pool", b"pool", "query", b"query", "strategy", b"strategy", "tags", b"tags", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_adapters", b"exclude_adapters", "exclude_tasks", b"exclude_tasks", "explain", b"explain", "max_adapters", b"max_adapters", "messages", b"messages", "min_generation", b"min_generation", "pool", b"pool", "query", b"query", "strategy", b"strategy", "tags", b"tags", "tenant", b"tenant", "why_not", b"why_not"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -357,6 +421,148 @@ class Candidate(_message.Message):
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
 @_typing.final
+class TaskShare(_message.Message):
+    """What an adapter's weight has from one task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task's id."""
+    probability: _builtins.float
+    """Probability that the query belongs to the task, 0 to 1."""
+    share: _builtins.float
+    """The part of all weight that the task gives to the adapter, greater than 0."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        probability: _builtins.float = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["probability", b"probability", "share", b"share", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskShare: _TypeAlias = TaskShare  # noqa: Y015
+
+@_typing.final
+class WeightOrigin(_message.Message):
+    """Where the weight of an adapter comes from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    adapter_id: _builtins.str
+    """The adapter's id; `base` for the bare model."""
+    version: _builtins.int
+    """The adapter's version, from 1; 0 for the base."""
+    weight: _builtins.float
+    """Its weight in the set."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskShare]:
+        """The tasks that it has its weight from, largest share first. The shares sum
+        to the weight.
+        """
+
+    def __init__(
+        self,
+        *,
+        adapter_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        weight: _builtins.float = ...,
+        tasks: _abc.Iterable[Global___TaskShare] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "tasks", b"tasks", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightOrigin: _TypeAlias = WeightOrigin  # noqa: Y015
+
+@_typing.final
+class NextBest(_message.Message):
+    """The adapter of the largest expected utility that is not served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    EXPECTED_UTILITY_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
+    adapter_id: _builtins.str
+    """The adapter's id; `base` for the bare model."""
+    version: _builtins.int
+    """The adapter's version, from 1; 0 for the base."""
+    expected_utility: _builtins.float
+    """Its expected share of the best score, 0 to 1."""
+    behind: _builtins.float
+    """What it lacks to `best_single`; below 0 where the strategy has other reasons
+    to prefer that.
+    """
+    def __init__(
+        self,
+        *,
+        adapter_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        expected_utility: _builtins.float = ...,
+        behind: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "behind", b"behind", "expected_utility", b"expected_utility", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NextBest: _TypeAlias = NextBest  # noqa: Y015
+
+@_typing.final
+class WhyNot(_message.Message):
+    """Why an adapter is not served, or that it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_ID_FIELD_NUMBER: _builtins.int
+    FATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    EXPECTED_UTILITY_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    adapter_id: _builtins.str
+    """The adapter's id, as it was asked for."""
+    fate: Global___AdapterFate.ValueType
+    """Why, for programs."""
+    message: _builtins.str
+    """Why, in a sentence for people."""
+    expected_utility: _builtins.float
+    """Its expected share of the best score, 0 to 1; 0 where none is known."""
+    task_id: _builtins.str
+    """The task that costs it most against `best_single`, where there is one."""
+    def __init__(
+        self,
+        *,
+        adapter_id: _builtins.str = ...,
+        fate: Global___AdapterFate.ValueType = ...,
+        message: _builtins.str = ...,
+        expected_utility: _builtins.float = ...,
+        task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "expected_utility", b"expected_utility", "fate", b"fate", "message", b"message", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WhyNot: _TypeAlias = WhyNot  # noqa: Y015
+
+@_typing.final
 class Explanation(_message.Message):
     """Why the decision is what it is."""
 
@@ -386,6 +592,9 @@ class Explanation(_message.Message):
     AFFINITIES_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     ROUTED_TEXT_FIELD_NUMBER: _builtins.int
+    ORIGINS_FIELD_NUMBER: _builtins.int
+    NEXT_BEST_FIELD_NUMBER: _builtins.int
+    WHY_NOT_FIELD_NUMBER: _builtins.int
     routed_text: _builtins.str
     """The routed text after extraction, at most 2,000 characters."""
     @_builtins.property
@@ -400,6 +609,18 @@ class Explanation(_message.Message):
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
         """The adapters that were considered, best first, at most 64."""
 
+    @_builtins.property
+    def origins(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightOrigin]:
+        """Where the weights come from, in the order of the weighted set."""
+
+    @_builtins.property
+    def next_best(self) -> Global___NextBest:
+        """Who comes next. Absent where nobody else was measured."""
+
+    @_builtins.property
+    def why_not(self) -> _containers.RepeatedCompositeFieldContainer[Global___WhyNot]:
+        """Those asked about in `why_not`, in that order, each once."""
+
     def __init__(
         self,
         *,
@@ -407,10 +628,13 @@ class Explanation(_message.Message):
         affinities: _abc.Iterable[Global___AffinityEvidence] | None = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
         routed_text: _builtins.str = ...,
+        origins: _abc.Iterable[Global___WeightOrigin] | None = ...,
+        next_best: Global___NextBest | None = ...,
+        why_not: _abc.Iterable[Global___WhyNot] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_best", b"next_best"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinities", b"affinities", "candidates", b"candidates", "constants", b"constants", "routed_text", b"routed_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinities", b"affinities", "candidates", b"candidates", "constants", b"constants", "next_best", b"next_best", "origins", b"origins", "routed_text", b"routed_text", "why_not", b"why_not"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -549,6 +773,148 @@ class RouteBatchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RouteBatchResponse: _TypeAlias = RouteBatchResponse  # noqa: Y015
+
+@_typing.final
+class RecordedQuery(_message.Message):
+    """A query as the decision log keeps it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VECTOR_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    MAX_ADAPTERS_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    EXCLUDE_TASKS_FIELD_NUMBER: _builtins.int
+    EXCLUDE_ADAPTERS_FIELD_NUMBER: _builtins.int
+    vector: _builtins.bytes
+    """The query's vector: half-precision floats, little-endian."""
+    terms: _builtins.bytes
+    """The terms that the pool knew: 32-bit hashes, ascending, then as many
+    single-precision counts, little-endian.
+    """
+    strategy: _builtins.str
+    """The strategy's name: `default` (also when empty), `paper` or `paper_tuned`."""
+    max_adapters: _builtins.int
+    """The most adapters in the weighted set, 1 to 16. 0 means 3."""
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only tasks that carry all of these tags take part."""
+
+    @_builtins.property
+    def exclude_tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tasks that take no part."""
+
+    @_builtins.property
+    def exclude_adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Adapters that take no part."""
+
+    def __init__(
+        self,
+        *,
+        vector: _builtins.bytes = ...,
+        terms: _builtins.bytes = ...,
+        strategy: _builtins.str = ...,
+        max_adapters: _builtins.int = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        exclude_tasks: _abc.Iterable[_builtins.str] | None = ...,
+        exclude_adapters: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_adapters", b"exclude_adapters", "exclude_tasks", b"exclude_tasks", "max_adapters", b"max_adapters", "strategy", b"strategy", "tags", b"tags", "terms", b"terms", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordedQuery: _TypeAlias = RecordedQuery  # noqa: Y015
+
+@_typing.final
+class ReplayRequest(_message.Message):
+    """Recorded queries to decide anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ConstantsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    POOL_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    ENCODER_DIGEST_FIELD_NUMBER: _builtins.int
+    CONSTANTS_FIELD_NUMBER: _builtins.int
+    pool: _builtins.str
+    """The pool. Empty: the only pool there is, else INVALID_ARGUMENT."""
+    encoder_digest: _builtins.str
+    """The digest of the encoder of their vectors. Where another one is served:
+    FAILED_PRECONDITION with reason ENCODER_CHANGED. Empty: not checked.
+    """
+    @_builtins.property
+    def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordedQuery]:
+        """1 to 256 queries."""
+
+    @_builtins.property
+    def constants(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """The constants of a profile, all of them, by name. Empty: those of the profile
+        that is served. What else was fitted stays today's.
+        """
+
+    def __init__(
+        self,
+        *,
+        pool: _builtins.str = ...,
+        queries: _abc.Iterable[Global___RecordedQuery] | None = ...,
+        encoder_digest: _builtins.str = ...,
+        constants: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constants", b"constants", "encoder_digest", b"encoder_digest", "pool", b"pool", "queries", b"queries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayRequest: _TypeAlias = ReplayRequest  # noqa: Y015
+
+@_typing.final
+class ReplayResponse(_message.Message):
+    """Decisions in the order of the queries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteResponse]:
+        """One decision for each query, all of one generation, without `decision_id`,
+        `timings` and `explanation`.
+        """
+
+    def __init__(
+        self,
+        *,
+        responses: _abc.Iterable[Global___RouteResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["responses", b"responses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayResponse: _TypeAlias = ReplayResponse  # noqa: Y015
 
 @_typing.final
 class GetSnapshotRequest(_message.Message):

@@ -46,6 +46,11 @@ class RouterServiceStub:
                 request_serializer=lorauter_dot_router_dot_v1_dot_router__pb2.RouteBatchRequest.SerializeToString,
                 response_deserializer=lorauter_dot_router_dot_v1_dot_router__pb2.RouteBatchResponse.FromString,
                 _registered_method=True)
+        self.Replay = channel.unary_unary(
+                '/lorauter.router.v1.RouterService/Replay',
+                request_serializer=lorauter_dot_router_dot_v1_dot_router__pb2.ReplayRequest.SerializeToString,
+                response_deserializer=lorauter_dot_router_dot_v1_dot_router__pb2.ReplayResponse.FromString,
+                _registered_method=True)
         self.GetSnapshot = channel.unary_unary(
                 '/lorauter.router.v1.RouterService/GetSnapshot',
                 request_serializer=lorauter_dot_router_dot_v1_dot_router__pb2.GetSnapshotRequest.SerializeToString,
@@ -77,6 +82,14 @@ class RouterServiceServicer:
 
     def RouteBatch(self, request, context):
         """Resolves up to 256 queries, all on the same generation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Replay(self, request, context):
+        """Decides recorded queries anew, on what is served now, with the constants of
+        this or another profile. Nothing is encoded, and nothing is recorded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +129,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.RouteBatch,
                     request_deserializer=lorauter_dot_router_dot_v1_dot_router__pb2.RouteBatchRequest.FromString,
                     response_serializer=lorauter_dot_router_dot_v1_dot_router__pb2.RouteBatchResponse.SerializeToString,
+            ),
+            'Replay': grpc.unary_unary_rpc_method_handler(
+                    servicer.Replay,
+                    request_deserializer=lorauter_dot_router_dot_v1_dot_router__pb2.ReplayRequest.FromString,
+                    response_serializer=lorauter_dot_router_dot_v1_dot_router__pb2.ReplayResponse.SerializeToString,
             ),
             'GetSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSnapshot,
@@ -189,6 +207,33 @@ class RouterService:
             '/lorauter.router.v1.RouterService/RouteBatch',
             lorauter_dot_router_dot_v1_dot_router__pb2.RouteBatchRequest.SerializeToString,
             lorauter_dot_router_dot_v1_dot_router__pb2.RouteBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorauter.router.v1.RouterService/Replay',
+            lorauter_dot_router_dot_v1_dot_router__pb2.ReplayRequest.SerializeToString,
+            lorauter_dot_router_dot_v1_dot_router__pb2.ReplayResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class RouterServiceStub:
     """Resolves one query to a decision with its evidence."""
     RouteBatch: _grpc.UnaryUnaryMultiCallable[_router_pb2.RouteBatchRequest, _router_pb2.RouteBatchResponse]
     """Resolves up to 256 queries, all on the same generation."""
+    Replay: _grpc.UnaryUnaryMultiCallable[_router_pb2.ReplayRequest, _router_pb2.ReplayResponse]
+    """Decides recorded queries anew, on what is served now, with the constants of
+    this or another profile. Nothing is encoded, and nothing is recorded.
+    """
     GetSnapshot: _grpc.UnaryUnaryMultiCallable[_router_pb2.GetSnapshotRequest, _router_pb2.GetSnapshotResponse]
     """Describes the snapshot that is being served: pools, backends, generation."""
     ResolveAdapter: _grpc.UnaryUnaryMultiCallable[_router_pb2.ResolveAdapterRequest, _router_pb2.ResolveAdapterResponse]
@@ -59,6 +63,10 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """Resolves one query to a decision with its evidence."""
     RouteBatch: _aio.UnaryUnaryMultiCallable[_router_pb2.RouteBatchRequest, _router_pb2.RouteBatchResponse]  # type: ignore[assignment]
     """Resolves up to 256 queries, all on the same generation."""
+    Replay: _aio.UnaryUnaryMultiCallable[_router_pb2.ReplayRequest, _router_pb2.ReplayResponse]  # type: ignore[assignment]
+    """Decides recorded queries anew, on what is served now, with the constants of
+    this or another profile. Nothing is encoded, and nothing is recorded.
+    """
     GetSnapshot: _aio.UnaryUnaryMultiCallable[_router_pb2.GetSnapshotRequest, _router_pb2.GetSnapshotResponse]  # type: ignore[assignment]
     """Describes the snapshot that is being served: pools, backends, generation."""
     ResolveAdapter: _aio.UnaryUnaryMultiCallable[_router_pb2.ResolveAdapterRequest, _router_pb2.ResolveAdapterResponse]  # type: ignore[assignment]
@@ -88,6 +96,16 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.RouteBatchResponse, _abc.Awaitable[_router_pb2.RouteBatchResponse]]:
         """Resolves up to 256 queries, all on the same generation."""
+
+    @_abc_1.abstractmethod
+    def Replay(
+        self,
+        request: _router_pb2.ReplayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.ReplayResponse, _abc.Awaitable[_router_pb2.ReplayResponse]]:
+        """Decides recorded queries anew, on what is served now, with the constants of
+        this or another profile. Nothing is encoded, and nothing is recorded.
+        """
 
     @_abc_1.abstractmethod
     def GetSnapshot(

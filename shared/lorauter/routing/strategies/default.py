@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from lorauter.routing.bm25 import terms_of
 from lorauter.routing.fitting import UNFITTED_TASKS
-from lorauter.routing.lexical import term_frequencies
 from lorauter.routing.posterior import UNFITTED
 from lorauter.routing.representation import unit_rows
 from lorauter.routing.strategies.strategy import (
     Choice,
     Floats,
+    Grounds,
     Mask,
     Question,
     Rows,
@@ -54,6 +53,7 @@ class DefaultStrategy:
         if max_adapters == 1 and single >= 0:
             adapters = np.zeros(len(adapters))
             adapters[single] = 1.0
+            best = best[:0]
         return Choice(
             probabilities=probabilities,
             weights=adapters,
@@ -62,6 +62,7 @@ class DefaultStrategy:
             known=known,
             typicality=typicality_of(profile, float(scores[question.tasks].max()), "score"),
             constants={**constants, "tasks": float(count)},
+            grounds=Grounds(deciding, weights, best),
         )
 
 
@@ -72,8 +73,8 @@ def _scores(question: Question, dense_weight: float, lexical_weight: float) -> F
     if pool.whitener is not None:
         direction = direction @ pool.whitener
     scores: Floats = dense_weight * (pool.whitened @ unit_rows(direction[None])[0]).astype(np.float64)
-    if query.text and lexical_weight > 0:
-        scores += lexical_weight * pool.lexicon.scores(terms_of(term_frequencies(query.text)))
+    if lexical_weight > 0:
+        scores += lexical_weight * pool.lexicon.scores(query.words())
     return scores
 
 
@@ -95,7 +96,7 @@ def _utilities(question: Question, deciding: Rows, weights: Floats) -> tuple[Flo
     columns = question.pool.columns[deciding]
     measured = (columns >= 0) & question.arms[columns]
     given = (weights[:, None] * question.pool.shares[deciding])[measured]
-    utilities = np.bincount(columns[measured], given, minlength=len(question.arms))
+    utilities: Floats = np.bincount(columns[measured], given, minlength=len(question.arms)).astype(np.float64)
     known = np.zeros(len(question.arms), dtype=bool)
     known[columns[measured]] = True
     return utilities, known

@@ -6,6 +6,7 @@ import numpy as np
 
 from lorauter.routing.strategies.strategy import (
     Choice,
+    Grounds,
     Question,
     best_arms,
     cosines,
@@ -50,4 +51,5 @@ class PaperStrategy:
             known=np.any(known, axis=0),
             typicality=typicality_of(question.pool.profile, float(similarities[rows[0]])),
             constants={"tasks": float(TASKS), "temperature": TEMPERATURE},
+            grounds=Grounds(rows, weights, best, shares),
         )

@@ -8,6 +8,7 @@ from lorauter.routing.fitting import UNFITTED_TASKS, UNFITTED_TEMPERATURE
 from lorauter.routing.strategies.strategy import (
     Choice,
     Floats,
+    Grounds,
     Mask,
     Question,
     best_arms,
@@ -48,6 +49,7 @@ class PaperTunedStrategy:
         if max_adapters == 1 and single >= 0:
             weights = np.zeros(len(weights))
             weights[single] = 1.0
+            best = best[:0]
         return Choice(
             probabilities=probabilities,
             weights=weights,
@@ -56,6 +58,7 @@ class PaperTunedStrategy:
             known=np.any(known, axis=0),
             typicality=typicality_of(question.pool.profile, float(similarities[rows[0]])),
             constants={"tasks": float(count), "temperature": temperature},
+            grounds=Grounds(rows, kept, best, shares),
         )
 
 

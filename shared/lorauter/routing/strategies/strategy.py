@@ -9,8 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lorauter.routing.bm25 import Terms, terms_of
 from lorauter.routing.compiled import CompiledPool
 from lorauter.routing.fitting import TYPICALITY_LEVELS, typicality_name
+from lorauter.routing.lexical import term_frequencies
 from lorauter.routing.model import Profile, Vector
 
 Floats = NDArray[np.float64]
@@ -23,10 +25,15 @@ NEIGHBOURS = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
-    """A query: its unit vector (d,) and, for strategies that read words, its routed text."""
+    """A query: its unit vector (d,) and, for strategies that read words, its routed text or its ``terms``."""
 
     vector: Vector
     text: str = ""
+    terms: Terms | None = None
+
+    def words(self) -> Terms:
+        """Returns the terms that were given, else those of the text."""
+        return self.terms if self.terms is not None else terms_of(term_frequencies(self.text))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,8 +54,31 @@ class Question:
         columns = self.pool.columns
         if self.arms.all():
             return self.pool.measured
-        found: Mask = ((columns >= 0) & self.arms[columns]).any(axis=1)
-        return found
+        return np.any((columns >= 0) & self.arms[columns], axis=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grounds:
+    """Which tasks a choice rests on, for whoever explains it.
+
+    ``rows`` (D,) are the tasks whose shares make the utilities, and ``say`` (D,) what each counts, in all 1.
+    ``best`` (K,), K ≤ D: the arm that each of the first K tasks gives its weight to, -1 where it has none;
+    empty where one arm has all the weight for its utility. ``shares`` (D, A): where others count than those
+    that were measured.
+    """
+
+    rows: Rows
+    say: Floats
+    best: Rows
+    shares: Floats | None = None
+
+    def shares_of(self, pool: CompiledPool, arm: int) -> Floats:
+        """Returns (D,), the arm's share of each task's best score; 0 where it has none."""
+        if self.shares is not None:
+            own: Floats = self.shares[:, arm]
+            return own
+        shares: Floats = np.where(pool.columns[self.rows] == arm, pool.shares[self.rows], 0.0).sum(axis=1)
+        return shares
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +88,7 @@ class Choice:
     ``probabilities`` (T,) sum to 1 over the tasks that take part. ``weights`` (A,) are ≥ 0 and sum to 1, or
     are all 0 where no arm was measured. ``single`` is the row of the best single arm, -1 where there is none.
     ``utilities`` (A,) are expected shares of the best score, 0..1; ``known`` (A,) says which arms have one.
-    ``constants`` are those used, by name.
+    ``constants`` are those used, by name. ``grounds`` are the tasks behind it.
     """
 
     probabilities: Floats
@@ -68,6 +98,7 @@ class Choice:
     known: Mask
     typicality: float
     constants: Mapping[str, float]
+    grounds: Grounds
 
 
 class Strategy(Protocol):
@@ -93,7 +124,8 @@ def best_rows(values: Floats, mask: Mask, count: int) -> Rows:
     if len(rows) <= count:
         return rows
     allowed = values[rows]
-    return rows[allowed >= np.partition(allowed, len(rows) - count)[len(rows) - count]]
+    least = float(np.partition(allowed, len(rows) - count)[len(rows) - count])
+    return rows[allowed >= least]
 
 
 def softmax(values: Floats, temperature: float) -> Floats:
