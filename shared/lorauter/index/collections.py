@@ -84,7 +84,8 @@ def ensure(client: QdrantClient, names: Collections, dimension: int | None) -> N
     dense = {DENSE: models.VectorParams(size=dimension, distance=models.Distance.DOT)}
     keyword = models.PayloadSchemaType.KEYWORD
     if not client.collection_exists(names.tasks):
-        _create(client, names.tasks, dense, {LEXICAL: models.SparseVectorParams()}, {"pool": keyword})
+        searched = {"pool": keyword, "tags": keyword, "task_id": keyword}
+        _create(client, names.tasks, dense, {LEXICAL: models.SparseVectorParams()}, searched)
     if not client.collection_exists(names.examples):
         _create(client, names.examples, dense, {}, {"set": keyword})
 

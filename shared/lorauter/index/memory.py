@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from lorauter.errors import NotFound
 from lorauter.index.codec import canonical, encode, example_set_digest
-from lorauter.index.port import ExampleSet, IndexCheck, PublishReport
-from lorauter.routing.model import Snapshot
+from lorauter.index.port import ExampleSet, Found, IndexCheck, PublishReport, Search
+from lorauter.routing.model import Snapshot, Task
 
 
 class MemoryIndex:
@@ -53,6 +55,17 @@ class MemoryIndex:
         held, wanted = self._points.get(snapshot.tenant, set()), _points(snapshot, examples)
         return IndexCheck(current, missing=len(wanted - held), surplus=len(held - wanted))
 
+    def search(self, wanted: Search) -> Found:
+        """See SnapshotIndex."""
+        snapshot = self._snapshots.get(wanted.tenant)
+        if snapshot is None:
+            raise index_empty(wanted.tenant)
+        pool = snapshot.pools.get(wanted.pool_id)
+        is_asked = pool is not None and snapshot.encoder_digest == wanted.encoder_digest
+        tasks = _taking_part(pool.tasks, wanted) if pool is not None and is_asked else []
+        found = {tasks[row] for rows in _rows_found(tasks, wanted) for row in rows}
+        return Found(snapshot.digest, frozenset((task.task_id, task.address) for task in found))
+
     def clear(self, tenant: str) -> None:
         """See SnapshotIndex."""
         with self._lock:
@@ -70,6 +83,26 @@ def index_empty(tenant: str) -> NotFound:
         f"nothing is published for tenant {tenant!r}: register a pool and wait for the worker",
         tenant=tenant,
     )
+
+
+def _taking_part(tasks: Sequence[Task], wanted: Search) -> list[Task]:
+    return [t for t in tasks if wanted.tags <= t.tags and t.task_id not in wanted.exclude_tasks]
+
+
+def _rows_found(tasks: Sequence[Task], wanted: Search) -> Iterator[list[int]]:
+    """Yields the rows that each search finds."""
+    if not tasks:
+        return
+    centroids = np.stack([task.centroid for task in tasks])
+    for vector in wanted.probe.dense:
+        yield np.argsort(-(centroids @ vector), kind="stable")[: wanted.limit].tolist()
+    terms = wanted.probe.terms
+    shared = [
+        (sum(count * task.terms[term] for term, count in terms.items() if term in task.terms), row)
+        for row, task in enumerate(tasks)
+        if not terms.keys().isdisjoint(task.terms)
+    ]
+    yield [row for _, row in sorted(shared, reverse=True)[: wanted.limit]]
 
 
 def _points(snapshot: Snapshot, examples: Sequence[ExampleSet]) -> set[str]:

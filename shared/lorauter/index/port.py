@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from lorauter.routing.candidates import CANDIDATES, Probe
 from lorauter.routing.model import Snapshot, Vector
 
 
@@ -51,6 +52,36 @@ class IndexCheck:
         return self.current and not self.missing
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Search:
+    """Which tasks of a pool to look for, among those embedded by one encoder.
+
+    Each vector of ``probe`` is a search by inner product with raw centroids, its terms are one with raw term
+    frequencies that finds only tasks which share a term; each returns at most ``limit`` tasks. Only tasks
+    that carry all ``tags`` and are not among ``exclude_tasks`` take part.
+    """
+
+    tenant: str
+    encoder_digest: str
+    pool_id: str
+    probe: Probe
+    tags: frozenset[str] = frozenset()
+    exclude_tasks: frozenset[str] = frozenset()
+    limit: int = CANDIDATES
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the searches returned together: ``tasks`` by id and address, in no order.
+
+    ``root`` is the digest of the root that was published after they ended. A snapshot of this very root had
+    all its tasks in the index meanwhile; tasks of other addresses than its own are to be dropped.
+    """
+
+    root: str
+    tasks: frozenset[tuple[str, str]]
+
+
 class SnapshotIndex(Protocol):
     """Holds the newest published snapshot of each tenant.
 
@@ -81,6 +112,12 @@ class SnapshotIndex(Protocol):
 
     def verify(self, snapshot: Snapshot, examples: Sequence[ExampleSet]) -> IndexCheck:
         """Compares the index with a snapshot of the generation that should be published."""
+
+    def search(self, wanted: Search) -> Found:
+        """Returns the tasks that searches find, to be scored exactly by the caller; threads may share this.
+
+        A server may search approximately. Raises NotFound (INDEX_EMPTY) if nothing is published.
+        """
 
     def clear(self, tenant: str) -> None:
         """Deletes all of a tenant, marker first; for a registry that was restored or made anew."""

@@ -10,6 +10,7 @@ serves exactly them::
     POST /collections/aliases                            create_alias, delete_alias
     PUT  /collections/{name}/points?wait=true            points, update_filter (range on `generation`)
     POST /collections/{name}/points                      by ids; with_payload, with_vector
+    POST /collections/{name}/points/query/batch          dense and sparse; filter: match value, must_not any
     POST /collections/{name}/points/count                exact; filter: match value and any, range, has_id
     POST /collections/{name}/points/delete?wait=true     by ids, or the same filters
 
@@ -42,7 +43,8 @@ from lorauter.index.codec import (
 )
 from lorauter.index.collections import DENSE, LEXICAL, Collections, reachable
 from lorauter.index.memory import index_empty
-from lorauter.index.port import ExampleSet, IndexCheck, PublishReport
+from lorauter.index.port import ExampleSet, Found, IndexCheck, PublishReport, Search
+from lorauter.index.qdrant_search import search_tasks
 from lorauter.index.qdrant_writer import SnapshotWriter, of_tenant
 from lorauter.routing.bm25 import NO_TERMS, Terms
 from lorauter.routing.model import Snapshot, Task
@@ -146,6 +148,21 @@ class QdrantIndex:
             surplus += self._count(names.profiles, tenant) - profiles - (self.published(tenant) is not None)
         missing = len(named) - profiles + len(tree.tasks) - tasks + size - found
         return IndexCheck(current, missing, surplus)
+
+    def search(self, wanted: Search) -> Found:
+        """See SnapshotIndex."""
+        names = Collections.of(self._prefix, wanted.encoder_digest)
+        try:
+            with reachable():
+                tasks = search_tasks(self._client, names.tasks, wanted)
+        except Unavailable as error:
+            if layout.is_absent(error) and self.published(wanted.tenant) is None:
+                raise index_empty(wanted.tenant) from None
+            raise
+        marker = self.published(wanted.tenant)  # last: what it names was there all the time
+        if marker is None:
+            raise index_empty(wanted.tenant)
+        return Found(marker[1], tasks)
 
     def clear(self, tenant: str) -> None:
         """See SnapshotIndex."""

@@ -75,7 +75,7 @@ class SnapshotWriter:
         chosen = list(self._sets) if sets is None else sets
         if not chosen:
             return 0
-        condition = models.Filter(must=[_match_any("set", chosen)])
+        condition = models.Filter(must=[match_any("set", chosen)])
         return self._client.count(self._names.examples, count_filter=condition, exact=True).count
 
     def write_scatters(self) -> int:
@@ -141,7 +141,7 @@ class SnapshotWriter:
             tasks = models.HasIdCondition(has_id=list(self._tree.tasks))
             deleted += self._delete(self._names.tasks, tasks)
         if self._client.collection_exists(self._names.examples):
-            deleted += self._delete(self._names.examples, _match_any("set", list(self._sets)))
+            deleted += self._delete(self._names.examples, match_any("set", list(self._sets)))
         return deleted
 
     def _delete_ids(self, collection: str, ids: list[str]) -> int:
@@ -197,5 +197,6 @@ def _up_to(generation: int) -> models.FieldCondition:
     return models.FieldCondition(key="generation", range=models.Range(lte=generation))
 
 
-def _match_any(key: str, values: list[str]) -> models.FieldCondition:
+def match_any(key: str, values: list[str]) -> models.FieldCondition:
+    """Returns the condition that a field holds one of these values."""
     return models.FieldCondition(key=key, match=models.MatchAny(any=values))

@@ -22,6 +22,7 @@ _INSERT: TypeAdapter[Any] = TypeAdapter(models.PointInsertOperations)
 _IDS: TypeAdapter[models.PointRequest] = TypeAdapter(models.PointRequest)
 _SCROLL: TypeAdapter[models.ScrollRequest] = TypeAdapter(models.ScrollRequest)
 _QUERY: TypeAdapter[models.QueryRequest] = TypeAdapter(models.QueryRequest)
+_QUERIES: TypeAdapter[models.QueryRequestBatch] = TypeAdapter(models.QueryRequestBatch)
 _COUNT: TypeAdapter[models.CountRequest] = TypeAdapter(models.CountRequest)
 _SELECTOR: TypeAdapter[Any] = TypeAdapter(models.PointsSelector)
 _PAYLOAD: TypeAdapter[models.SetPayload] = TypeAdapter(models.SetPayload)
@@ -115,9 +116,17 @@ def scroll(client: QdrantClient, path: Path, body: bytes) -> Any:
 
 def query(client: QdrantClient, path: Path, body: bytes) -> Any:
     """POST /collections/{name}/points/query: exact search."""
-    wanted = _QUERY.validate_json(body)
+    return _found(client, path["name"], _QUERY.validate_json(body))
+
+
+def query_batch(client: QdrantClient, path: Path, body: bytes) -> Any:
+    """POST /collections/{name}/points/query/batch: exact searches, answered in their order."""
+    return [_found(client, path["name"], wanted) for wanted in _QUERIES.validate_json(body).searches]
+
+
+def _found(client: QdrantClient, name: str, wanted: models.QueryRequest) -> Any:
     return client.query_points(
-        path["name"],
+        name,
         query=wanted.query,
         using=wanted.using,
         prefetch=wanted.prefetch,
@@ -165,6 +174,7 @@ CALLS: tuple[tuple[str, str, Call], ...] = (
     ("POST", "/collections/{name}/points", retrieve),
     ("POST", "/collections/{name}/points/scroll", scroll),
     ("POST", "/collections/{name}/points/query", query),
+    ("POST", "/collections/{name}/points/query/batch", query_batch),
     ("POST", "/collections/{name}/points/count", count),
     ("POST", "/collections/{name}/points/delete", delete),
     ("POST", "/collections/{name}/points/payload", set_payload),
