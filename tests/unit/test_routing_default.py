@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from lorauter.routing import Action, Decision, RouteOptions, TaskExamples, decide, fit_profile, represent
-from lorauter.routing.bm25 import lexicon, terms_of
+from lorauter.routing.bm25 import NO_TERMS, lexicon, terms_of
+from lorauter.routing.examples import Memory
 from lorauter.routing.fitting import TYPICALITY_LEVELS, make_profile, typicality_name
+from lorauter.routing.left_out import LeftOut, dense_scores, mean_square
 from lorauter.routing.lexical import term_frequencies
 from lorauter.routing.model import Adapter, Affinity, Pool, Profile, Task
-from lorauter.routing.posterior import _dense_scores, _fit_weights, _loss, fit_posterior
+from lorauter.routing.posterior import fit_posterior, fit_weights, log_loss
 from lorauter.routing.strategies.strategy import Query
-from lorauter.routing.whitening import middle, packed, pooled_scatter, unpacked
+from lorauter.routing.whitening import middle, packed, precision, scatter_of, unpacked
+from lorauter.routing.words_left_out import lexical_scores
 
 AXES = np.eye(4, dtype=np.float32)
 QUERY = np.array([0.8, 0.6, 0.0, 0.0], dtype=np.float32)
@@ -137,13 +140,23 @@ def drawn(tasks: int = 5, examples: int = 6, dimension: int = 8, seed: int = 0) 
     return [center + random.normal(size=(examples, dimension)) @ spread for center in centers]
 
 
+def moments(sets: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    stacked = np.concatenate(sets)
+    counts = np.array([len(each) for each in sets])
+    return stacked.T @ stacked, np.stack([each.sum(axis=0) for each in sets]), counts
+
+
 def test_dense_scores_equal_the_plain_loop_when_each_example_is_left_out() -> None:
     sets, shrinkage = drawn(), 0.3
     stacked, owners = np.concatenate(sets), np.repeat(np.arange(5), 6)
     centroids = np.stack([each.mean(axis=0) for each in sets])
-    scale = float(((stacked - centroids[owners]) ** 2).sum()) / 8
-    scatter = pooled_scatter(stacked, owners, centroids)
-    found = _dense_scores(stacked, owners, np.full(5, 6), centroids, scatter, shrinkage, scale)
+    scale = mean_square(*moments(sets))
+    assert scale == pytest.approx(float(((stacked - centroids[owners]) ** 2).sum()) / 8)
+    scatter = scatter_of(*moments(sets))
+    assert scatter is not None
+    found = dense_scores(
+        stacked, owners, np.full((30, 1), 6.0), centroids, precision(scatter, shrinkage), 0.7 / scale
+    )
     for place, own in enumerate(owners):
         left = np.delete(np.arange(30), place)
         means = np.stack([stacked[left][owners[left] == each].mean(axis=0) for each in range(5)])
@@ -157,14 +170,25 @@ def test_dense_scores_equal_the_plain_loop_when_each_example_is_left_out() -> No
 def test_lexical_scores_equal_a_lexicon_without_the_text_when_lengths_are_equal() -> None:
     texts = [["a b c", "a d e"], ["c f g", "h f i"], ["j k l", "j a m"]]
     terms = [[terms_of(term_frequencies(text)) for text in each] for each in texts]
-    totals = [represent(AXES[:1], each).terms for each in texts]
-    words = lexicon([terms_of(total) for total in totals])
-    found = words.scores_without(0, terms_of(totals[0]), terms[0][0])
-    without = [represent(AXES[:1], texts[0][1:]).terms, *totals[1:]]
-    expected = lexicon([terms_of(total) for total in without]).scores(terms[0][0])
-    assert found[1:] == pytest.approx(expected[1:], abs=0.05)
-    assert found[0] == pytest.approx(expected[0], abs=0.05)
-    assert found[0] < words.scores(terms[0][0])[0] - 0.3
+    totals = [terms_of(represent(AXES[:1], each).terms) for each in texts]
+    words = lexicon(totals)
+    owners = np.repeat(np.arange(3), 2)
+    found = lexical_scores(words, owners, totals, [each for both in terms for each in both])
+    for row, own in enumerate(owners.tolist()):
+        rest = [texts[own][1 - row % 2]]
+        without = [terms_of(represent(AXES[:1], rest).terms) if t == own else totals[t] for t in range(3)]
+        assert found[row] == pytest.approx(lexicon(without).scores(terms[own][row % 2]), abs=0.05)
+        assert found[row, own] < words.scores(terms[own][row % 2])[own] - 0.3
+
+
+def test_lexical_scores_are_those_of_the_lexicon_when_the_text_is_not_its_own_tasks() -> None:
+    texts = [["a b a", "a c"], ["c d", "b d e"], ["e f"]]
+    totals = [terms_of(represent(AXES[:1], each).terms) for each in texts]
+    words = lexicon(totals)
+    asked = [terms_of(term_frequencies("g h")), NO_TERMS, terms_of(term_frequencies("b c x"))]
+    found = lexical_scores(words, np.array([0, 1, 2]), totals, asked)
+    assert found[:2].tolist() == [[0.0] * 3] * 2
+    assert found[2] == pytest.approx(words.scores(asked[2]), abs=1e-6)
 
 
 def test_weights_are_of_the_least_loss_when_fitted() -> None:
@@ -173,14 +197,14 @@ def test_weights_are_of_the_least_loss_when_fitted() -> None:
     dense, lexical = random.normal(size=(2, 200, 6))
     dense[np.arange(200), own] += 1.0
     lexical[np.arange(200), own] -= 0.5
-    weights, _ = _fit_weights(dense, lexical, own)
+    weights, _ = fit_weights(dense, lexical, own)
     assert weights[0] > 0.5
     assert weights[1] == 0.0
     lexical[np.arange(200), own] += 1.5
-    weights, _ = _fit_weights(dense, lexical, own)
-    best = _loss(np.stack([dense, lexical]), own, weights)[0]
+    weights, _ = fit_weights(dense, lexical, own)
+    best = log_loss(np.stack([dense, lexical]), own, weights)[0]
     for step in ((0.05, 0), (-0.05, 0), (0, 0.05), (0, -0.05)):
-        assert _loss(np.stack([dense, lexical]), own, weights + step)[0] > best - 1e-4
+        assert log_loss(np.stack([dense, lexical]), own, weights + step)[0] > best - 1e-4
 
 
 def test_whitening_is_off_when_it_does_not_help_and_on_when_it_does() -> None:
@@ -189,9 +213,8 @@ def test_whitening_is_off_when_it_does_not_help_and_on_when_it_does() -> None:
     def chosen(noise: np.ndarray) -> float:
         centers = random.normal(size=(12, 16))
         sets = [unit_rows(each + random.normal(size=(20, 16)) * noise) for each in centers]
-        nothing = [() for _ in sets]
-        totals = [terms_of({}) for _ in sets]
-        return fit_posterior(sets, nothing, totals).constants["shrinkage"]
+        gathered = Memory().gather([TaskExamples(f"{n:02}", each) for n, each in enumerate(sets)])
+        return fit_posterior(LeftOut(gathered), {}).chosen.constants["shrinkage"]
 
     assert chosen(np.ones(16)) == 1.0
     assert chosen(np.where(np.arange(16) < 3, 8.0, 0.3)) < 1.0
@@ -203,11 +226,11 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
 
 def test_scatter_survives_packing_when_it_is_of_usual_size() -> None:
     sets = drawn()
-    stacked, owners = np.concatenate(sets), np.repeat(np.arange(5), 6)
-    scatter = pooled_scatter(stacked, owners, np.stack([each.mean(axis=0) for each in sets]))
+    scatter = scatter_of(*moments(sets))
+    assert scatter is not None
     assert np.trace(scatter) == pytest.approx(8)
     assert unpacked(packed(scatter)) == pytest.approx(scatter, abs=5e-3)
-    assert pooled_scatter(np.ones((4, 3)), np.zeros(4, np.intp), np.ones((1, 3))) is None
+    assert scatter_of(*moments([np.ones((4, 3))])) is None
     assert middle(np.ones((2, 3))).tolist() == [0, 0, 0]
 
 

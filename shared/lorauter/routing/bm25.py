@@ -79,32 +79,9 @@ class Lexicon:
 
         A text's terms weigh the root of their count; those that no task uses are left out.
         """
-        places, known = _find(self.ids, text.ids)
+        places, known = find_terms(self.ids, text.ids)
         values = np.sqrt(text.counts[known])
         return self._products(places, values) / max(float(np.linalg.norm(values)), 1e-12)
-
-    def scores_without(self, row: int, task: Terms, text: Terms) -> Floats:
-        """Returns scores() as they were if ``task``, of this ``row``, did not hold the text.
-
-        Terms that only the text brought to its task are then rarer. That changes what they weigh elsewhere;
-        what it changes in lengths, of tasks and on average, is left aside.
-        """
-        counts = task.counts.copy()
-        held_at, held = _find(task.ids, text.ids)
-        counts[held_at] -= text.counts[held]
-        kept = counts > 1e-6
-        places, known = _find(self.ids, text.ids)
-        values = np.sqrt(text.counts[known])
-        used_by = self.starts[places + 1] - self.starts[places]
-        used_by = used_by - np.isin(text.ids[known], task.ids[held_at[~kept[held_at]]])
-        length = max(float(np.linalg.norm(values[used_by > 0])), 1e-12)
-        scores = self._products(places, values * _idf(self.tasks, used_by) / self.idf[places]) / length
-        where, _ = _find(self.ids, task.ids[kept])
-        weights = _weights(counts[kept], self.idf[where], float(counts[kept].sum()), self.mean_length)
-        rest, at = _find(task.ids[kept], text.ids)
-        own = float(weights[rest] @ np.sqrt(text.counts[at]))
-        scores[row] = own / length / max(float(np.linalg.norm(weights)), 1e-12)
-        return scores
 
     def _products(self, places: NDArray[np.intp], values: Floats) -> Floats:
         """Returns (T,), the sum over the terms at ``places`` of value times weight in each task."""
@@ -131,8 +108,8 @@ def lexicon(tasks: Sequence[Terms]) -> Lexicon:
     mean_length = float(lengths.mean()) if len(tasks) else 0.0
     starts = np.flatnonzero(np.diff(ids, prepend=ids[:1] ^ 1))
     used_by = np.diff(starts, append=len(ids))
-    idf = _idf(len(tasks), used_by)
-    weights = _weights(counts, np.repeat(idf, used_by), lengths[owners], mean_length)
+    idf = idf_of(len(tasks), used_by)
+    weights = weigh(counts, np.repeat(idf, used_by), lengths[owners], mean_length)
     squares = np.bincount(owners, weights**2, minlength=len(tasks))
     weights = weights / np.sqrt(np.where(squares > 0, squares, 1.0))[owners]
     made = Lexicon(
@@ -159,18 +136,20 @@ def _ascending(ids: Ids) -> tuple[Ids, NDArray[np.intp]]:
     return (keys >> np.uint64(32)).astype(np.uint32), (keys & np.uint64(0xFFFFFFFF)).astype(np.intp)
 
 
-def _idf(tasks: int, used_by: NDArray[np.intp]) -> Floats:
+def idf_of(tasks: int, used_by: NDArray[np.intp]) -> Floats:
+    """Returns the weight of terms that so many of the tasks use."""
     weights: Floats = np.log1p((tasks - used_by + 0.5) / (used_by + 0.5))
     return weights
 
 
-def _weights(counts: Floats, idf: Floats, length: Floats | float, mean_length: float) -> Floats:
+def weigh(counts: Floats, idf: Floats, length: Floats | float, mean_length: float) -> Floats:
+    """Returns the BM25 weights of terms by their counts in tasks of these lengths."""
     norm = 1.0 - LENGTH_PART + LENGTH_PART * length / max(mean_length, 1e-9)
     weights: Floats = idf * counts * (SATURATION + 1.0) / (counts + SATURATION * norm)
     return weights
 
 
-def _find(known: Ids, wanted: Ids) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def find_terms(known: Ids, wanted: Ids) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Returns where in ``known`` the wanted ids stand that are there, and which of the wanted those are."""
     if not len(known):
         return np.zeros(0, np.intp), np.zeros(0, np.intp)

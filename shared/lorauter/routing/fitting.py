@@ -5,23 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lorauter.errors import InvalidArgument
-from lorauter.routing.bm25 import NO_TERMS, Terms
+from lorauter.routing.examples import Gathered, Memory, TaskExamples
+from lorauter.routing.left_out import LeftOut, evenly_spaced
 from lorauter.routing.model import Profile
-from lorauter.routing.posterior import fit_posterior
-from lorauter.routing.representation import check_vectors, unit_rows
+from lorauter.routing.posterior import DECIMALS, Fit, fit_posterior, stays
+from lorauter.routing.representation import unit_rows
+
+__all__ = ["Memory", "Refit", "TaskExamples", "fit_profile", "make_profile", "refit", "typicality_name"]
 
 UNFITTED_TASKS = 3
 UNFITTED_TEMPERATURE = 0.05
 """K and τ where nothing can be scored: the paper's K, and about the τ that small encoders fit."""
 
-TEMPERATURES = np.geomspace(0.5, 0.005, 41)
+TEMPERATURES: tuple[float, ...] = tuple(np.geomspace(0.5, 0.005, 41).round(DECIMALS).tolist())
 """What τ is chosen from, from wary to sure; ties go to the wary side."""
 
 COVERAGE = 0.99
@@ -39,20 +41,21 @@ MAX_SCORES = 1 << 22
 _CHUNK = 1 << 20
 
 Scores = NDArray[np.float32]
+Losses = NDArray[np.float64]
 Owners = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TaskExamples:
-    """A task's validation inputs: unit vectors, float32 (n, d), and each one's terms, or none at all.
+class Refit:
+    """A pool's profile, and how its constants came about, by name.
 
-    ``total`` are the terms of all of them together, as the task's representation keeps them.
+    ``report``: ``kept`` is 1 where ``default`` goes on with the constants from before, 0 where it got new
+    ones; ``log_loss_before`` and ``log_loss_fitted`` are theirs, on the same examples. Empty where there was
+    nothing to choose between.
     """
 
-    task_id: str
-    vectors: NDArray[np.float32]
-    terms: Sequence[Terms] = ()
-    total: Terms = field(default_factory=lambda: NO_TERMS)
+    profile: Profile
+    report: Mapping[str, float]
 
 
 def typicality_name(level: float, of: str = "similarity") -> str:
@@ -61,60 +64,101 @@ def typicality_name(level: float, of: str = "similarity") -> str:
 
 
 def fit_profile(tasks: Sequence[TaskExamples], max_tasks: int = UNFITTED_TASKS) -> Profile:
+    """Returns the profile of a pool that had none before: refit() says what is in it, and what is raised."""
+    return refit(tasks, max_tasks=max_tasks).profile
+
+
+def refit(
+    tasks: Sequence[TaskExamples],
+    before: Profile | None = None,
+    memory: Memory | None = None,
+    max_tasks: int = UNFITTED_TASKS,
+) -> Refit:
     """Returns a pool's profile: what the strategies ``default`` and ``paper_tuned`` go by.
 
     For ``default``: ``shrinkage``, ``dense_weight``, ``lexical_weight`` and the scatter, see
-    lorauter.routing.posterior; ``default_tasks`` and the quantiles of the best score are like the following.
-    For ``paper_tuned``, the paper's rule with K and τ fitted: each example is scored against all centroids,
-    its own task's taken without it. ``temperature`` (τ) minimises the log-loss of softmax(similarity / τ)
-    over all tasks; ``tasks`` (K, 1 to ``max_tasks``) is the smallest K whose nearest tasks hold the true one
-    for 99 % of the examples, or ``max_tasks``. Neither needs affinities. Also kept: quantiles of the best
-    similarity, for typicality. An example without a companion in its task scores nothing; with nothing to
-    score, constants are UNFITTED ones.
+    lorauter.routing.posterior. For ``paper_tuned``, the paper's rule with K and τ fitted: each example is
+    scored against all centroids, its own task's taken without it; ``temperature`` (τ) minimises the log-loss
+    of softmax(similarity / τ) over all tasks. Neither needs affinities.
+    These constants stay as ``before`` has them unless the newly fitted ones are better, see
+    lorauter.routing.posterior.stays; refitting on what was chosen chooses it again. All others follow the
+    examples: ``default_tasks`` and ``tasks`` (K, 1 to ``max_tasks``), the smallest K whose best tasks hold
+    the true one for 99 % of the examples, or ``max_tasks``; quantiles of the best score and similarity, for
+    typicality. An example without a companion in its task scores nothing; with nothing to tell apart,
+    constants are UNFITTED ones.
     Figures: loo_top1, loo_top3, log_loss of ``default``, the same with ``paper_tuned_`` before them, tasks,
-    examples (those scored for it). The order of tasks does not matter.
+    examples (those scored for it). The order of tasks does not matter, nor what ``memory`` holds of them.
     Raises InvalidArgument: INVALID_VECTORS, DUPLICATE_TASK.
     """
-    chosen = _checked(tasks)
-    used = [(task.task_id, task.vectors) for task in chosen]
-    figures = {"tasks": float(len(used)), "examples": 0.0}
+    gathered = (memory or Memory()).gather(tasks)
+    old: Mapping[str, float] = before.constants if before is not None else {}
     constants = {
         "tasks": float(min(UNFITTED_TASKS, max_tasks)),
         "temperature": UNFITTED_TEMPERATURE,
         "untypical_below": UNTYPICAL_BELOW,
+        "default_tasks": float(min(UNFITTED_TASKS, max_tasks)),
     }
-    scores, owners = _leave_one_out(used)
-    if len(owners):
-        figures["examples"] = float(len(owners))
-        best = np.quantile(scores.max(axis=1), TYPICALITY_LEVELS)
-        for level, value in zip(TYPICALITY_LEVELS, best, strict=True):
-            constants[typicality_name(level)] = float(value)
-    if len(owners) and len(used) > 1:
+    figures = {"tasks": float(len(gathered.tasks)), "examples": 0.0}
+    _fit_paper_tuned(gathered, old, max_tasks, constants, figures)
+    left = LeftOut(gathered)
+    fit = fit_posterior(left, old)
+    _add_default(fit, len(gathered.tasks), max_tasks, constants, figures)
+    report = {}
+    if fit.before is not None:
+        report = {
+            "kept": float(fit.chosen is fit.before),
+            "log_loss_before": fit.before.loss,
+            "log_loss_fitted": fit.fitted.loss,
+        }
+    profile = replace(make_profile(constants, figures), scatter=left.scatter)
+    return Refit(profile, {name: round(value, DECIMALS) for name, value in report.items()})
+
+
+def _fit_paper_tuned(
+    gathered: Gathered,
+    old: Mapping[str, float],
+    max_tasks: int,
+    constants: dict[str, float],
+    figures: dict[str, float],
+) -> None:
+    """Fills in what ``paper_tuned`` goes by, and how it does."""
+    scores, owners = _leave_one_out(gathered)
+    if not len(owners):
+        return
+    figures["examples"] = float(len(owners))
+    _add_quantiles(constants, scores.max(axis=1), "similarity")
+    if len(gathered.tasks) > 1:
         ranks = _ranks(scores, owners)
-        temperature, loss = _fit_temperature(scores, owners)
-        constants["temperature"] = temperature
+        constants["temperature"], losses = _fit_temperature(scores, owners, old.get("temperature"))
         constants["tasks"] = _covering(ranks, max_tasks)
         figures |= {
             "paper_tuned_loo_top1": float(np.mean(ranks < 1)),
             "paper_tuned_loo_top3": float(np.mean(ranks < 3)),
-            "paper_tuned_log_loss": loss,
+            "paper_tuned_log_loss": float(losses.mean()),
         }
-    fit = fit_posterior(
-        [task.vectors for task in chosen], [task.terms for task in chosen], [task.total for task in chosen]
-    )
-    constants |= {**fit.constants, "default_tasks": float(min(UNFITTED_TASKS, max_tasks))}
-    if len(fit.best):
-        best = np.quantile(fit.best, TYPICALITY_LEVELS)
-        for level, value in zip(TYPICALITY_LEVELS, best, strict=True):
-            constants[typicality_name(level, "score")] = float(value)
-        if len(used) > 1:
-            constants["default_tasks"] = _covering(fit.ranks, max_tasks)
-            figures |= {
-                "loo_top1": float(np.mean(fit.ranks < 1)),
-                "loo_top3": float(np.mean(fit.ranks < 3)),
-                "log_loss": fit.loss,
-            }
-    return replace(make_profile(constants, figures), scatter=fit.scatter)
+
+
+def _add_default(
+    fit: Fit, tasks: int, max_tasks: int, constants: dict[str, float], figures: dict[str, float]
+) -> None:
+    """Fills in what ``default`` goes by, and how it does."""
+    chosen = fit.chosen
+    constants |= chosen.constants
+    if not len(chosen.best):
+        return
+    _add_quantiles(constants, chosen.best, "score")
+    if tasks > 1:
+        constants["default_tasks"] = _covering(chosen.ranks, max_tasks)
+        figures |= {
+            "loo_top1": float(np.mean(chosen.ranks < 1)),
+            "loo_top3": float(np.mean(chosen.ranks < 3)),
+            "log_loss": chosen.loss,
+        }
+
+
+def _add_quantiles(constants: dict[str, float], best: Scores | Losses, of: str) -> None:
+    for level, value in zip(TYPICALITY_LEVELS, np.quantile(best, TYPICALITY_LEVELS), strict=True):
+        constants[typicality_name(level, of)] = float(value)
 
 
 def _covering(ranks: NDArray[np.intp], max_tasks: int) -> float:
@@ -125,43 +169,23 @@ def _covering(ranks: NDArray[np.intp], max_tasks: int) -> float:
 
 def make_profile(constants: Mapping[str, float], figures: Mapping[str, float]) -> Profile:
     """Returns a profile whose digest is that of its constants, rounded to six decimals, alone."""
-    rounded = {name: round(float(constants[name]), 6) for name in sorted(constants)}
+    rounded = {name: round(float(constants[name]), DECIMALS) for name in sorted(constants)}
     body = json.dumps({"kind": "lorauter.profile.v1", "constants": rounded}, sort_keys=True)
     digest = f"sha256:{hashlib.sha256(body.encode()).hexdigest()}"
     return Profile(
         digest=digest,
         constants=rounded,
-        figures={name: round(float(figures[name]), 6) for name in sorted(figures)},
+        figures={name: round(float(figures[name]), DECIMALS) for name in sorted(figures)},
     )
 
 
-def _checked(tasks: Sequence[TaskExamples]) -> list[TaskExamples]:
-    """Returns the tasks that have examples, by id, as unit vectors of one dimension."""
-    used = [
-        replace(task, vectors=unit_rows(check_vectors(task.vectors)))
-        for task in sorted(tasks, key=lambda task: task.task_id)
-        if len(task.vectors)
-    ]
-    if len({task.task_id for task in used}) != len(used):
-        raise InvalidArgument("DUPLICATE_TASK", "a task was given twice: give each task's examples once")
-    if len({task.vectors.shape[1] for task in used}) > 1:
-        raise InvalidArgument("INVALID_VECTORS", "vectors differ in dimension: encode all tasks alike")
-    return used
-
-
-def _leave_one_out(used: Sequence[tuple[str, NDArray[np.float32]]]) -> tuple[Scores, Owners]:
+def _leave_one_out(gathered: Gathered) -> tuple[Scores, Owners]:
     """Returns similarities (examples, tasks), own task without the example, and each example's task."""
-    if not used:
+    if not gathered.tasks:
         return np.zeros((0, 0), np.float32), np.zeros(0, np.intp)
-    counts = np.array([len(vectors) for _, vectors in used])
-    vectors = np.concatenate([vectors for _, vectors in used])
-    owners = np.repeat(np.arange(len(used)), counts)
-    sums = np.add.reduceat(vectors, np.concatenate([[0], np.cumsum(counts)[:-1]]), axis=0)
-    scored = np.flatnonzero(counts[owners] > 1)
-    most = max(1, MAX_SCORES // len(used))
-    if len(scored) > most:
-        scored = scored[np.linspace(0, len(scored) - 1, most).astype(np.intp)]
-    vectors, owners = vectors[scored], owners[scored]
+    owners, places = evenly_spaced(gathered.counts, max(1, MAX_SCORES // len(gathered.tasks)))
+    vectors = gathered.rows(owners, places)
+    sums = gathered.sums.astype(np.float32)
     scores = vectors @ unit_rows(sums).T
     without = unit_rows(sums[owners] - vectors)
     scores[np.arange(len(owners)), owners] = np.einsum("ij,ij->i", vectors, without)
@@ -176,17 +200,22 @@ def _ranks(scores: Scores, owners: Owners) -> NDArray[np.intp]:
     return before
 
 
-def _fit_temperature(scores: Scores, owners: Owners) -> tuple[float, float]:
-    """Returns τ of the grid with the least log-loss, and that loss; it is convex in 1 / τ."""
+def _fit_temperature(scores: Scores, owners: Owners, old: float | None) -> tuple[float, Losses]:
+    """Returns τ of the grid with the least log-loss, which is convex in 1 / τ, or the old τ if that stays.
+
+    Beside it are the losses (m,) of the examples.
+    """
     own = scores[np.arange(len(owners)), owners].astype(np.float64)
     top = scores.max(axis=1)
 
     @cache
-    def loss(index: int) -> float:
-        return _log_loss(scores, own, top, float(TEMPERATURES[index]))
+    def losses(temperature: float) -> Losses:
+        return _log_losses(scores, own, top, temperature)
 
-    index = _first_minimum(loss, len(TEMPERATURES))
-    return float(TEMPERATURES[index]), loss(index)
+    index = _first_minimum(lambda place: float(losses(TEMPERATURES[place]).mean()), len(TEMPERATURES))
+    fitted = TEMPERATURES[index]
+    chosen = old if old is not None and stays(losses(old), losses(fitted)) else fitted
+    return chosen, losses(chosen)
 
 
 def _first_minimum(value: Callable[[int], float], size: int) -> int:
@@ -201,12 +230,12 @@ def _first_minimum(value: Callable[[int], float], size: int) -> int:
     return low
 
 
-def _log_loss(scores: Scores, own: NDArray[np.float64], top: Scores, temperature: float) -> float:
+def _log_losses(scores: Scores, own: Losses, top: Scores, temperature: float) -> Losses:
     rows = max(1, _CHUNK // scores.shape[1])
-    total = 0.0
+    losses = np.empty(len(scores))
     for start in range(0, len(scores), rows):
         part = slice(start, start + rows)
         shifted = (scores[part] - top[part, None]) / np.float32(temperature)
         mass = np.exp(shifted, out=shifted).sum(axis=1, dtype=np.float64)
-        total += float(np.sum(np.log(mass) - (own[part] - top[part]) / temperature))
-    return total / len(scores)
+        losses[part] = np.log(mass) - (own[part] - top[part]) / temperature
+    return losses

@@ -6,34 +6,23 @@ left out of its task's centroid and terms, of the mean and of the whitening.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lorauter.routing.bm25 import Terms, lexicon
-from lorauter.routing.whitening import (
-    FEWEST_CENTRED,
-    Packed,
-    middle,
-    packed,
-    pooled_scatter,
-    precision,
-    unpacked,
-)
+from lorauter.routing.left_out import LeftOut
 
 SHRINKAGES = (0.1, 0.3, 0.5, 1.0)
 """What the whitening's shrinkage is chosen from, coarsely, as the loss hardly differs; 1 switches it off, and
 ties go there."""
 
 UNFITTED: Mapping[str, float] = {"shrinkage": 1.0, "dense_weight": 10.0, "lexical_weight": 10.0}
-"""The constants where nothing can be scored: about what sets of twenty examples fit."""
+"""The constants where nothing can be told apart: about what sets of twenty examples fit."""
 
-MOST_SCORED = 1 << 19
-LEAST_SCORED = 256
-"""(Example, task) pairs that a fit looks at, and examples that it looks at in any case: evenly spaced ones
-stand for all."""
+DECIMALS = 6
+"""Of constants: what is judged is what a profile keeps."""
 
 _RIDGE = 1e-4
 _STEPS = 50
@@ -43,143 +32,96 @@ Owners = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fit:
-    """``constants`` as in UNFITTED, the ``scatter`` that whitening needs, and how the fit did.
+class Judged:
+    """``constants`` as in UNFITTED, and how they do on m examples, each left out.
 
-    ``best`` (m,) are the best scores of the examples, each left out, and ``ranks`` (m,) how many tasks score
-    above their own. ``loss`` is their mean log-loss.
+    ``losses`` (m,) are log-losses, ``best`` (m,) the best scores, ``ranks`` (m,) how many tasks score above
+    their own.
     """
 
     constants: Mapping[str, float]
-    scatter: Packed | None
+    losses: Floats
     best: Floats
     ranks: Owners
-    loss: float
+
+    @property
+    def loss(self) -> float:
+        """The mean log-loss; 0 where nothing was scored."""
+        return float(self.losses.mean()) if len(self.losses) else 0.0
 
 
-def fit_posterior(
-    vectors: Sequence[NDArray[np.float32]], terms: Sequence[Sequence[Terms]], totals: Sequence[Terms]
-) -> Fit:
-    """Fits on T tasks' examples: unit vectors (n, d), their terms (or none at all), and each task's terms.
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """The constants newly ``fitted``, those from ``before`` if there were any, and the ``chosen`` ones."""
 
-    Convex in a and b for each shrinkage, so the least loss is found exactly.
+    fitted: Judged
+    before: Judged | None
+    chosen: Judged
+
+
+def fit_posterior(left: LeftOut, before: Mapping[str, float]) -> Fit:
+    """Fits on examples left out; constants from before stay unless the fitted ones are better, see stays().
+
+    Convex in a and b for each shrinkage, so the least loss is found exactly. Of fewer than two tasks, or with
+    nothing to score, the constants are UNFITTED, whatever there was before.
     """
-    counts = np.array([len(each) for each in vectors], dtype=np.intp)
-    scored = _chosen(counts)
-    nothing = Fit(UNFITTED, None, np.zeros(0), np.zeros(0, np.intp), 0.0)
-    if len(counts) == 0:
-        return nothing
-    stacked = np.concatenate(vectors).astype(np.float64)
-    owners = np.repeat(np.arange(len(counts)), counts)
-    centroids = np.stack([each.mean(axis=0, dtype=np.float64) for each in vectors])
-    raw = pooled_scatter(stacked, owners, centroids)
-    scatter = packed(raw) if raw is not None else None
-    if len(scored) == 0:
-        return Fit(UNFITTED, scatter, nothing.best, nothing.ranks, 0.0)
-    used = unpacked(scatter) if scatter is not None else np.eye(stacked.shape[1])
-    own = owners[scored]
-    rows = np.arange(len(scored))
-    lexical = _lexical_scores(scored, owners, counts, terms, totals)
-    mean_square = float(((stacked - centroids[owners]) ** 2).sum()) / stacked.shape[1]
-    best: tuple[float, float, Floats, Floats] | None = None
-    for shrinkage in sorted(SHRINKAGES if scatter is not None else (1.0,), reverse=True):
-        dense = _dense_scores(stacked[scored], own, counts, centroids, used, shrinkage, mean_square)
-        weights, loss = _fit_weights(dense, lexical, own)
+    if left.lexical.shape[0] == 0 or left.lexical.shape[1] < 2:
+        unfitted = judge(left, UNFITTED)
+        return Fit(unfitted, None, unfitted)
+    fitted = judge(left, _search(left))
+    if not all(name in before for name in UNFITTED):
+        return Fit(fitted, None, fitted)
+    old = judge(left, {name: before[name] for name in UNFITTED})
+    return Fit(fitted, old, old if stays(old.losses, fitted.losses) else fitted)
+
+
+def stays(old: Floats, new: Floats) -> bool:
+    """Returns whether old constants stay: unless new ones have a lower mean loss, beyond one standard error.
+
+    ``old`` and ``new`` are the losses (m,) of the same examples; the error is that of their differences.
+    """
+    gained = old - new
+    error = float(gained.std(ddof=1)) / len(gained) ** 0.5 if len(gained) > 1 else np.inf
+    return float(gained.mean()) <= error
+
+
+def judge(left: LeftOut, constants: Mapping[str, float]) -> Judged:
+    """Returns how constants do on the scored examples."""
+    if not len(left.own):
+        return Judged(constants, np.zeros(0), np.zeros(0), np.zeros(0, np.intp))
+    scores = constants["dense_weight"] * left.dense(constants["shrinkage"])
+    scores += constants["lexical_weight"] * left.lexical
+    own = scores[np.arange(len(left.own)), left.own]
+    best = scores.max(axis=1)
+    losses = np.log(np.exp(scores - best[:, None]).sum(axis=1)) + best - own
+    return Judged(constants, losses, best, (scores > own[:, None]).sum(axis=1))
+
+
+def _search(left: LeftOut) -> Mapping[str, float]:
+    """Returns the constants of the least loss."""
+    best: tuple[float, float, Floats] | None = None
+    weights = None
+    for shrinkage in sorted(SHRINKAGES if left.scatter is not None else (1.0,), reverse=True):
+        weights, loss = fit_weights(left.dense(shrinkage), left.lexical, left.own, weights)
         if best is None or loss < best[0] - 1e-9:
-            best = loss, shrinkage, weights, weights[0] * dense + weights[1] * lexical
+            best = loss, shrinkage, weights
     assert best is not None
-    loss, shrinkage, weights, scores = best
-    before = (scores > scores[rows, own][:, None]).sum(axis=1)
-    constants = {
-        "shrinkage": shrinkage,
-        "dense_weight": float(weights[0]),
-        "lexical_weight": float(weights[1]),
+    names = ("shrinkage", "dense_weight", "lexical_weight")
+    return {
+        name: round(float(each), DECIMALS)
+        for name, each in zip(names, best[1:2] + tuple(best[2]), strict=True)
     }
-    return Fit(constants, scatter, scores.max(axis=1), before, loss)
 
 
-def _chosen(counts: Owners) -> Owners:
-    """Returns the positions, among all examples, of those that are scored: none that is alone in its task."""
-    positions = np.flatnonzero(np.repeat(counts > 1, counts))
-    most = max(LEAST_SCORED, MOST_SCORED // max(1, len(counts)))
-    if len(positions) <= most:
-        return positions
-    return positions[np.linspace(0, len(positions) - 1, most).astype(np.intp)]
-
-
-def _lexical_scores(
-    scored: Owners,
-    owners: Owners,
-    counts: Owners,
-    terms: Sequence[Sequence[Terms]],
-    totals: Sequence[Terms],
-) -> Floats:
-    """Returns (m, T) lexical scores of examples, each left out of its task; 0 where there are no terms."""
-    scores = np.zeros((len(scored), len(counts)))
-    if not any(len(total.ids) for total in totals):
-        return scores
-    words = lexicon(totals)
-    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    for row, place in enumerate(scored):
-        task = int(owners[place])
-        if len(terms[task]):
-            text = terms[task][place - first[task]]
-            scores[row] = words.scores_without(task, totals[task], text)
-    return scores
-
-
-def _dense_scores(
-    examples: Floats,
-    own: Owners,
-    counts: Owners,
-    centroids: Floats,
-    scatter: Floats,
-    shrinkage: float,
-    mean_square: float,
-) -> Floats:
-    """Returns (m, T) whitened cosines, each example left out of its centroid, the mean and the scatter.
-
-    Leaving one out of the scatter is a change of rank one (Sherman and Morrison, 1950); the scatter's scale,
-    which changes by about 1 / N in all directions alike, stays. ``mean_square`` is that scale.
-    """
-    size = counts[own][:, None].astype(np.float64)
-    inverse = precision(scatter, shrinkage)
-    apart = examples - centroids[own]
-    moves = len(counts) >= FEWEST_CENTRED
-    shift = -apart / (size - 1.0) / len(counts) * moves  # of the mean of all centroids
-    mean = middle(centroids)
-    tasks = centroids - mean
-    query = examples - mean - shift
-    without = tasks[own] - apart / (size - 1.0) - shift  # the own centroid, less the mean
-    lean = apart @ inverse
-    taken = (1.0 - shrinkage) * size[:, 0] / (size[:, 0] - 1.0) / max(mean_square, 1e-12)
-    gain = taken / np.maximum(1.0 - taken * np.einsum("ij,ij->i", apart, lean), 1e-6)
-
-    query_white, shift_white = query @ inverse, shift @ inverse
-    along_query = np.einsum("ij,ij->i", query, lean)
-    along_tasks = lean @ tasks.T - np.einsum("ij,ij->i", lean, shift)[:, None]
-    products = query_white @ tasks.T - np.einsum("ij,ij->i", query_white, shift)[:, None]
-    products += (gain * along_query)[:, None] * along_tasks
-    norms = np.einsum("ij,ij->i", tasks @ inverse, tasks)[None, :] - 2.0 * shift_white @ tasks.T
-    norms += np.einsum("ij,ij->i", shift_white, shift)[:, None] + gain[:, None] * along_tasks**2
-
-    rows = np.arange(len(own))
-    along_own = np.einsum("ij,ij->i", lean, without)
-    products[rows, own] = np.einsum("ij,ij->i", query_white, without) + gain * along_query * along_own
-    norms[rows, own] = np.einsum("ij,ij->i", without @ inverse, without) + gain * along_own**2
-    own_norm = np.einsum("ij,ij->i", query_white, query) + gain * along_query**2
-    lengths = np.sqrt(np.maximum(norms, 0.0) * np.maximum(own_norm, 0.0)[:, None])
-    scores: Floats = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 1e-12)
-    return scores
-
-
-def _fit_weights(dense: Floats, lexical: Floats, own: Owners) -> tuple[Floats, float]:
+def fit_weights(
+    dense: Floats, lexical: Floats, own: Owners, start: Floats | None = None
+) -> tuple[Floats, float]:
     """Returns (a, b), both at least 0, of the least log-loss, and that loss: Newton's method, projected."""
     scales = np.array([max(float(channel.std()), 1e-6) for channel in (dense, lexical)])
     channels = np.stack([dense / scales[0], lexical / scales[1]])
     live = np.array([channel.std() > 0 for channel in (dense, lexical)])
-    weights = np.where(live, 1.0, 0.0)
-    loss, slope, curve = _loss(channels, own, weights)
+    weights = np.where(live, 1.0 if start is None else start * scales, 0.0)
+    loss, slope, curve = log_loss(channels, own, weights)
     for _ in range(_STEPS):
         free = live & ((weights > 0) | (slope < 0))
         if not free.any() or np.abs(slope[free]).max() < 1e-7:
@@ -189,7 +131,7 @@ def _fit_weights(dense: Floats, lexical: Floats, own: Owners) -> tuple[Floats, f
         size = 1.0
         while size > 1e-6:
             tried = np.maximum(weights - size * step, 0.0)
-            found = _loss(channels, own, tried)
+            found = log_loss(channels, own, tried)
             if found[0] <= loss:
                 break
             size /= 2
@@ -199,20 +141,21 @@ def _fit_weights(dense: Floats, lexical: Floats, own: Owners) -> tuple[Floats, f
     return weights / scales, loss
 
 
-def _loss(channels: Floats, own: Owners, weights: Floats) -> tuple[float, Floats, Floats]:
-    """Returns the ridged mean log-loss with its gradient (2,) and Hessian (2, 2)."""
-    scores = np.tensordot(weights, channels, axes=1)
+def log_loss(channels: Floats, own: Owners, weights: Floats) -> tuple[float, Floats, Floats]:
+    """Returns the ridged mean log-loss of (2, m, T) channels, its gradient (2,) and Hessian (2, 2)."""
+    scores = weights[0] * channels[0] + weights[1] * channels[1]
     rows = np.arange(len(own))
+    right = scores[rows, own]
     top = scores.max(axis=1, keepdims=True)
-    mass = np.exp(scores - top)
-    total = mass.sum(axis=1)
-    shares = mass / total[:, None]
-    loss = float(np.mean(np.log(total) + top[:, 0] - scores[rows, own])) + _RIDGE * float(weights @ weights)
-    means = np.stack([(shares * channel).sum(axis=1) for channel in channels])
+    scores -= top
+    shares = np.exp(scores, out=scores)
+    total = shares.sum(axis=1)
+    shares /= total[:, None]
+    loss = float(np.mean(np.log(total) + top[:, 0] - right)) + _RIDGE * float(weights @ weights)
+    means = np.einsum("mt,cmt->cm", shares, channels)
     slope = np.mean(means - channels[:, rows, own], axis=1) + 2 * _RIDGE * weights
     curve = np.empty((2, 2))
-    for i in range(2):
-        for j in range(2):
-            both = (shares * channels[i] * channels[j]).sum(axis=1)
-            curve[i, j] = float(np.mean(both - means[i] * means[j]))
+    for i, j in ((0, 0), (0, 1), (1, 1)):
+        both = np.einsum("mt,mt,mt->m", shares, channels[i], channels[j])
+        curve[i, j] = curve[j, i] = float(np.mean(both - means[i] * means[j]))
     return loss, slope, curve + 2 * _RIDGE * np.eye(2)

@@ -22,16 +22,16 @@ def middle(centroids: Floats) -> Floats:
     return mean
 
 
-def pooled_scatter(vectors: Floats, owners: Owners, centroids: Floats) -> Floats | None:
-    """Returns (d, d), the covariance of (N, d) ``vectors`` within their tasks, of mean diagonal 1.
+def scatter_of(products: Floats, sums: Floats, counts: Owners) -> Floats | None:
+    """Returns (d, d), the covariance of vectors within their tasks, of mean diagonal 1.
 
-    ``owners`` (N,) are rows of ``centroids`` (T, d), the tasks' means. None where no example differs from
-    its task's mean.
+    ``products`` (d, d) is Σ x xᵀ over all vectors, ``sums`` (T, d) their sums by task and ``counts`` (T,) how
+    many there are. None where no vector differs from its task's mean.
     """
-    rest = vectors - centroids[owners]
-    scatter = rest.T @ rest
+    means = sums / np.sqrt(counts)[:, None]
+    scatter = products - means.T @ means
     scale = np.trace(scatter) / len(scatter)
-    return scatter / scale if scale > 1e-12 * max(len(vectors), 1) else None
+    return scatter / scale if scale > 1e-12 * max(int(counts.sum()), 1) else None
 
 
 def packed(scatter: Floats) -> Packed:
