@@ -20,6 +20,7 @@ SERVICES = ("registry", "worker", "router", "gateway", "engine", "suite")
 EXTRA_OF_FOLDER = {
     "server": {"server"},
     "settings.py": {"server"},
+    "decisions.py": {"server"},
     "telemetry.py": {"server"},
     "routing": {"core"},
     "matching": {"core"},
@@ -41,7 +42,7 @@ LOADED_BY_NAME = {
 """Requirements that no import statement names, and why they are there."""
 
 
-COMES_WITH = {"pydantic-core": "pydantic", "starlette": "fastapi", "kombu": "celery", "redis": "celery"}
+COMES_WITH = {"pydantic-core": "pydantic", "starlette": "fastapi", "kombu": "celery"}
 """Distributions that another one pins or re-exports, so that declaring that one is enough."""
 
 

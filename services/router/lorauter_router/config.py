@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
+from lorauter.decisions import Detail
 from lorauter.encoder import DEFAULT_ENCODER, Precision
-from lorauter.settings import HttpUrl, ServiceSettings, url_field
+from lorauter.settings import HttpUrl, RedisUrl, ServiceSettings, url_field
 
 
 class Settings(ServiceSettings):
     """What the router reads from its environment."""
 
     qdrant_url: HttpUrl = url_field("QDRANT_URL", "The index to read snapshots from.")
+    redis_url: RedisUrl | None = Field(
+        None,
+        validation_alias=AliasChoices("REDIS_URL", "redis_url"),
+        description="Where decisions are left for the worker: `redis://host:port/0`. Without it, none are.",
+    )
     tenant: str = Field("default", min_length=1, description="Tenant whose snapshots are served.")
     encoder: str = Field(
         DEFAULT_ENCODER,
@@ -50,4 +56,18 @@ class Settings(ServiceSettings):
         ge=0,
         le=60,
         description="Longest wait for `min_generation` within the caller's deadline.",
+    )
+    decision_detail: Detail = Field(
+        "features",
+        description="What is recorded of a decision: `off`: nothing; `outcome`; `features`: also the query's "
+        "vector and those of its words that validation sets have, for replays; `text`: its text too.",
+    )
+    decision_queue: int = Field(
+        4_096, ge=1, le=1_000_000, description="Most decisions that wait for Redis; more are dropped."
+    )
+    decision_stream: int = Field(
+        20_000,
+        ge=1,
+        le=10_000_000,
+        description="About how many decisions Redis keeps for the worker, some 2 kB each; the oldest go.",
     )

@@ -14,6 +14,7 @@ from lorauter.server.grpc import GrpcServer
 from lorauter.server.http import create_app
 from lorauter.server.run import serve
 from lorauter.telemetry import configure_logging, get_logger
+from lorauter_router.adapters.decisions import NoDecisionLog, RedisDecisionLog
 from lorauter_router.adapters.encoding import BatchingEncoder
 from lorauter_router.api.grpc import RouterServicer
 from lorauter_router.config import Settings
@@ -40,7 +41,8 @@ async def wired(settings: Settings, index: SnapshotIndex, encoder: Encoder) -> A
         index, settings.tenant, encoder.digest, settings.poll_seconds, settings.believe_seconds
     )
     queries = BatchingEncoder(encoder, settings.encode_batch, settings.encode_queue, settings.query_cache)
-    service = RouterService(follower, queries, settings.tenant, settings.generation_wait_seconds)
+    log = _decision_log(settings)
+    service = RouterService(follower, queries, log, settings.tenant, settings.generation_wait_seconds)
     server = GrpcServer()
     router_pb2_grpc.add_RouterServiceServicer_to_server(
         RouterServicer(service, Replayer(follower)), server.server
@@ -52,6 +54,21 @@ async def wired(settings: Settings, index: SnapshotIndex, encoder: Encoder) -> A
     finally:
         await follower.close()
         await queries.close()
+        await log.close()
+
+
+def _decision_log(settings: Settings) -> NoDecisionLog | RedisDecisionLog:
+    if settings.redis_url is None or settings.decision_detail == "off":
+        setting = "REDIS_URL is not set" if settings.redis_url is None else "LORAUTER_DECISION_DETAIL is off"
+        _log.info("router.decisions.not_recorded", because=setting)
+        return NoDecisionLog()
+    return RedisDecisionLog(
+        str(settings.redis_url),
+        settings.tenant,
+        settings.decision_detail,
+        settings.decision_queue,
+        settings.decision_stream,
+    )
 
 
 async def run(settings: Settings) -> None:

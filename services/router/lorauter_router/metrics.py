@@ -23,4 +23,5 @@ QUEUE = Gauge("lorauter_router_encode_queue_length", "Queries that wait to be en
 GENERATION = Gauge("lorauter_router_snapshot_generation", "Generation that is served; 0 before the first.")
 STALE = Gauge("lorauter_router_snapshot_stale", "1 while newer generations may exist that cannot be read.")
 SWAPS = Counter("lorauter_router_snapshot_swaps", "Snapshots that were swapped in.")
+DECISION_LOG = Counter("lorauter_router_decision_log", "Decisions recorded, or dropped.", ["result"])
 POLL_FAILURES = Counter("lorauter_router_poll_failures", "Polls of the index that failed.", ["reason"])

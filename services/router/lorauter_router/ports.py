@@ -1,4 +1,4 @@
-"""What the service needs from outside: the newest snapshot and the vectors of queries."""
+"""What the service needs from outside: the newest snapshot, the vectors of queries, a log of decisions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from lorauter.routing.bm25 import Terms
+from lorauter.routing.compiled import CompiledPool
+from lorauter.routing.decision import Decision, RouteOptions
 from lorauter.routing.model import Vector
 from lorauter_router.domain import ServedSnapshot
 
@@ -43,4 +46,35 @@ class QueryEncoder(Protocol):
 
     async def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Returns one result per text, in order; raises Exhausted (ENCODER_BUSY) when too many wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """A decision that was made, and what on: ``time_ms`` is Unix time; ``terms`` are those of ``text``.
+
+    ``terms`` are None where the log keeps no features.
+    """
+
+    decision_id: str
+    time_ms: int
+    pool: CompiledPool
+    decision: Decision
+    options: RouteOptions
+    generation: str
+    encoder_digest: str
+    stale: bool
+    text: str
+    vector: Vector
+    terms: Terms | None
+
+
+class DecisionLog(Protocol):
+    """Records decisions for people and for replays."""
+
+    keeps_features: bool
+    """Whether it records what a replay needs."""
+
+    def record(self, made: Made) -> None:
+        """Takes note of a decision; returns at once and never raises, whether it can be recorded or not."""
         ...

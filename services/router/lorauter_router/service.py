@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lorauter.errors import (
     DeadlineExceeded,
@@ -17,12 +17,13 @@ from lorauter.errors import (
     PermissionDenied,
 )
 from lorauter.identifiers import decode_generation
+from lorauter.routing.compiled import CompiledPool
 from lorauter.routing.deciding import check_options, decide
 from lorauter.routing.decision import Decision, RouteOptions
 from lorauter.routing.strategies.strategy import Query
 from lorauter_router import metrics
 from lorauter_router.domain import ServedSnapshot
-from lorauter_router.ports import Encoded, QueryEncoder, Served, SnapshotSource
+from lorauter_router.ports import DecisionLog, Encoded, Made, QueryEncoder, Served, SnapshotSource
 
 MAX_BATCH = 256
 """Most queries of one RouteBatch."""
@@ -72,10 +73,16 @@ class RouterService:
     """What the router does for its callers, without any transport. Belongs to one event loop."""
 
     def __init__(
-        self, source: SnapshotSource, encoder: QueryEncoder, tenant: str, generation_wait_seconds: float
+        self,
+        source: SnapshotSource,
+        encoder: QueryEncoder,
+        log: DecisionLog,
+        tenant: str,
+        generation_wait_seconds: float,
     ) -> None:
         self._source = source
         self._encoder = encoder
+        self._log = log
         self._tenant = tenant
         self._wait_seconds = generation_wait_seconds
 
@@ -165,7 +172,10 @@ class RouterService:
                 await asyncio.sleep(0)
             at = time.perf_counter()
             pool = served.snapshot.compiled(question.pool)
-            decision = decide(pool, Query(query.vector, question.text), question.options)
+            known = Query(query.vector, question.text)
+            if self._log.keeps_features:
+                known = replace(known, terms=known.words())
+            decision = decide(pool, known, question.options)
             now = time.perf_counter()
             metrics.STAGE_SECONDS.labels("decide").observe(now - at)
             metrics.STAGE_SECONDS.labels("total").observe(now - began)
@@ -177,7 +187,27 @@ class RouterService:
                 cached=query.cached,
             )
             answers.append(_answer(pool.pool_id, decision, served, pool.profile.digest, timings))
+            self._record(answers[-1], pool, question, known, served)
         return answers
+
+    def _record(
+        self, answer: Answer, pool: CompiledPool, question: Question, query: Query, served: Served
+    ) -> None:
+        self._log.record(
+            Made(
+                decision_id=answer.decision_id,
+                time_ms=time.time_ns() // 1_000_000,
+                pool=pool,
+                decision=answer.decision,
+                options=question.options,
+                generation=answer.generation,
+                encoder_digest=served.snapshot.snapshot.encoder_digest,
+                stale=answer.stale,
+                text=question.text,
+                vector=query.vector,
+                terms=query.terms,
+            )
+        )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from lorauter.errors import LorauterError
 from lorauter.index import MemoryIndex, SnapshotIndex
 from lorauter.router.v1 import router_pb2 as pb
 from lorauter.router.v1.router_pb2_grpc import RouterServiceStub
-from lorauter.routing import TaskExamples, fit_profile, represent
+from lorauter.routing import TaskExamples, fit_profile, represent, term_frequencies
 from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Snapshot, Task
 from lorauter_router.config import Settings
 from lorauter_router.main import Router, wired
@@ -63,6 +63,11 @@ class Lab:
         """Every adapter's digest names the generation, so a mixed answer shows."""
         return f"sha256:{adapter}-{generation}"
 
+    @staticmethod
+    def words() -> set[int]:
+        """The terms of all validation sets."""
+        return {term for texts in TEXTS.values() for text in texts for term in term_frequencies(text)}
+
     def snapshot(self, generation: int, pools: Sequence[str] = ("p",)) -> Snapshot:
         tasks = tuple(
             Task(
@@ -72,7 +77,7 @@ class Lab:
                 frozenset(),
                 len(TEXTS[name]),
                 represent(rows, TEXTS[name]).centroid,
-                {},
+                represent(rows, TEXTS[name]).terms,
                 (Affinity(BEST[name], 1, 0.9, 20, 0.1), Affinity("base", 0, 0.1, 20, 0.1)),
             )
             for name, rows in self._vectors.items()
