@@ -14,7 +14,7 @@ from lorauter.index.codec import marker_id
 from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task
 
 KINDS = ["memory", "local", "process", *(["server"] if os.environ.get("QDRANT_URL") else [])]
-ENCODER = "sha256:" + "ab" * 32
+ENCODER, OTHER = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
 
 
 @pytest.fixture(params=KINDS)
@@ -186,11 +186,21 @@ def test_read_returns_the_held_snapshot_when_it_is_still_published(index, tenant
 
 def test_tasks_and_encoder_change_in_one_step_when_the_encoder_changes(index, tenant):
     publish(index, snapshot(tenant, 1, [task(1)]))
-    other = "sha256:" + "cd" * 32
-    publish(index, snapshot(tenant, 2, [task(1, dimension=4)], encoder=other))
+    publish(index, snapshot(tenant, 2, [task(1, dimension=4)], encoder=OTHER))
     got = index.read(tenant)
-    assert got.encoder_digest == other
+    assert got.encoder_digest == OTHER
     assert got.pools["main"].tasks[0].centroid.shape == (4,)
+
+
+def test_nothing_is_written_anew_when_the_former_encoder_comes_back_in_time(index, tenant):
+    tasks, turned = [task(1), task(2)], [task(1, dimension=4), task(2, dimension=4)]
+    publish(index, snapshot(tenant, 1, tasks))
+    publish(index, snapshot(tenant, 2, turned, encoder=OTHER))
+    assert index.drop_former(unused_seconds=3600) == 0
+    report = publish(index, snapshot(tenant, 3, tasks))
+    if not isinstance(index, MemoryIndex):
+        assert report.written == 1
+    assert same(index.read(tenant), canonical(snapshot(tenant, 3, tasks)))
 
 
 def test_verify_is_sound_only_when_the_expected_snapshot_is_there(index, tenant):
@@ -294,10 +304,30 @@ def test_aliases_name_the_collections_of_the_encoder_when_published(tenant):
     client = QdrantClient(":memory:")
     index = QdrantIndex(client)
     index.publish(snapshot(tenant, 1, [task(1)]), [])
-    index.publish(snapshot(tenant, 2, [task(1, dimension=4)], encoder="sha256:" + "cd" * 32), [])
+    index.publish(snapshot(tenant, 2, [task(1, dimension=4)], encoder=OTHER), [])
     held = {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
     assert held == {
         "tasks": "lorauter-tasks-cdcdcdcdcdcd-v3",
         "examples": "lorauter-examples-cdcdcdcdcdcd-v3",
         "profiles": "lorauter-profiles-v3",
     }
+
+
+def test_collections_go_when_no_tenant_is_of_their_encoder_any_more(tenant):
+    client = QdrantClient(":memory:")
+    index = QdrantIndex(client, prefix="mine-")
+    QdrantIndex(client, prefix="theirs-").publish(snapshot(tenant, 1, [task(1)]), [])
+    publish(index, snapshot(tenant, 1, [task(1)]))
+    publish(index, snapshot(tenant + "-b", 1, [task(1)]))
+    publish(index, snapshot(tenant, 2, [task(1, dimension=4)], encoder=OTHER))
+    assert index.drop_former(unused_seconds=0) == 0
+    publish(index, snapshot(tenant + "-b", 2, [task(1, dimension=4)], encoder=OTHER))
+    assert index.drop_former(unused_seconds=3600) == 0
+    assert index.drop_former(unused_seconds=0) == 2
+    names = {collection.name for collection in client.get_collections().collections}
+    assert {name for name in names if "abababababab" in name} == {"theirs-lorauter-tasks-abababababab-v3"} | {
+        "theirs-lorauter-examples-abababababab-v3"
+    }
+    assert index.read(tenant).encoder_digest == OTHER
+    publish(index, snapshot(tenant, 3, [task(1)]))
+    assert index.read(tenant).encoder_digest == ENCODER

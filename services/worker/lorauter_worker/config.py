@@ -53,6 +53,13 @@ class Settings(ServiceSettings):
     reconcile_seconds: float = Field(
         30.0, ge=0.5, le=86_400, description="How often the whole index is compared with the registry."
     )
+    former_encoder_seconds: float = Field(
+        3_600.0,
+        ge=0,
+        le=2_592_000,
+        description="How long the index keeps what another encoder embedded after all has moved to this one's; "
+        "until then the way back encodes and writes nothing.",
+    )
     slice_seconds: float = Field(
         20.0, ge=0.1, le=120, description="How long a task works before it makes room for another."
     )
@@ -78,6 +85,9 @@ class Settings(ServiceSettings):
     )
     evaluation_timeout_seconds: float = Field(
         100.0, ge=1, le=170, description="How long one call to a backend may take, with its retries."
+    )
+    decision_days: float = Field(
+        7.0, gt=0, le=3650, description="How long the decisions that routers record are kept, in days."
     )
     index_timeout_seconds: float = Field(
         10.0, ge=1, le=120, description="How long one call to the index may take."

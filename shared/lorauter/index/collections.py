@@ -54,6 +54,13 @@ def profiles_collection(prefix: str) -> str:
     return f"{prefix}lorauter-profiles-v{SCHEMA_VERSION}"
 
 
+def of_encoders(client: QdrantClient, prefix: str) -> set[str]:
+    """Returns the collections of tasks and examples, of whatever encoder, that exist in this layout."""
+    names = (collection.name for collection in client.get_collections().collections)
+    begins = (f"{prefix}lorauter-tasks-", f"{prefix}lorauter-examples-")
+    return {name for name in names if name.startswith(begins) and name.endswith(f"-v{SCHEMA_VERSION}")}
+
+
 @contextmanager
 def reachable() -> Iterator[None]:
     """Turns every failure of a call into Unavailable (INDEX_UNAVAILABLE)."""

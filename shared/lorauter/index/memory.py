@@ -66,6 +66,10 @@ class MemoryIndex:
         found = {tasks[row] for rows in _rows_found(tasks, wanted) for row in rows}
         return Found(snapshot.digest, frozenset((task.task_id, task.address) for task in found))
 
+    def drop_former(self, unused_seconds: float) -> int:
+        """See SnapshotIndex; nothing of former encoders is held here."""
+        return 0
+
     def clear(self, tenant: str) -> None:
         """See SnapshotIndex."""
         with self._lock:

@@ -119,6 +119,13 @@ class SnapshotIndex(Protocol):
         A server may search approximately. Raises NotFound (INDEX_EMPTY) if nothing is published.
         """
 
+    def drop_former(self, unused_seconds: float) -> int:
+        """Drops the collections of encoders that no published snapshot is of, and returns how many.
+
+        Those are dropped that every call of this index found unused for ``unused_seconds``: until then they
+        are the quick way back. Call it now and then.
+        """
+
     def clear(self, tenant: str) -> None:
         """Deletes all of a tenant, marker first; for a registry that was restored or made anew."""
 

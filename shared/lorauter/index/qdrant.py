@@ -6,10 +6,13 @@ serves exactly them::
     GET  /collections/{name}/exists
     PUT  /collections/{name}                             vectors {} | {"dense"}, sparse_vectors {"lexical"}
     PUT  /collections/{name}/index?wait=true             keyword and integer payload fields
+    GET  /collections
+    DEL  /collections/{name}
     GET  /aliases
     POST /collections/aliases                            create_alias, delete_alias
     PUT  /collections/{name}/points?wait=true            points, update_filter (range on `generation`)
     POST /collections/{name}/points                      by ids; with_payload, with_vector
+    POST /collections/{name}/points/scroll               ids, with_payload
     POST /collections/{name}/points/query/batch          dense and sparse; filter: match value, must_not any
     POST /collections/{name}/points/count                exact; filter: match value and any, range, has_id
     POST /collections/{name}/points/delete?wait=true     by ids, or the same filters
@@ -20,6 +23,7 @@ An absent collection is answered 404 with ``{"status": {"error": "Not found: ...
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -74,6 +78,7 @@ class QdrantIndex:
         self._prefix = prefix
         self._profiles = layout.profiles_collection(prefix)
         self._held: dict[str, Parts] = {}
+        self._unused_since: dict[str, float] = {}
 
     def published(self, tenant: str) -> tuple[int, str] | None:
         """See SnapshotIndex."""
@@ -164,6 +169,17 @@ class QdrantIndex:
             raise index_empty(wanted.tenant)
         return Found(marker[1], tasks)
 
+    def drop_former(self, unused_seconds: float) -> int:
+        """See SnapshotIndex."""
+        now = time.monotonic()
+        with reachable():
+            unused = layout.of_encoders(self._client, self._prefix) - self._used()
+            self._unused_since = {name: self._unused_since.get(name, now) for name in unused}
+            former = [name for name, since in self._unused_since.items() if now - since >= unused_seconds]
+            for name in former:
+                self._client.delete_collection(name)
+        return len(former)
+
     def clear(self, tenant: str) -> None:
         """See SnapshotIndex."""
         chosen = models.FilterSelector(filter=models.Filter(must=[of_tenant(tenant)]))
@@ -177,6 +193,22 @@ class QdrantIndex:
     def close(self) -> None:
         """See SnapshotIndex."""
         self._client.close()
+
+    def _used(self) -> set[str]:
+        """Returns the collections that published roots name tasks and examples of."""
+        if not self._client.collection_exists(self._profiles):
+            return set()
+        used: set[str] = set()
+        offset = None
+        while True:
+            records, offset = self._client.scroll(
+                self._profiles, limit=layout.ID_BATCH, offset=offset, with_payload=["encoder_digest"]
+            )
+            digests = {str((record.payload or {}).get("encoder_digest", "")) for record in records}
+            for names in (Collections.of(self._prefix, digest) for digest in digests if digest):
+                used |= {names.tasks, names.examples}
+            if offset is None:
+                return used
 
     def _clean(self, writer: SnapshotWriter, before: tuple[int, str] | None, thorough: bool) -> int:
         if thorough:

@@ -116,18 +116,21 @@ class SnapshotWriter:
         )
 
     def delete_replaced(self, digest: str, root: Payload) -> int:
-        """Deletes what the root that was published before, ``root``, named and this one does not."""
+        """Deletes what the root that was published before, ``root``, named and this one does not.
+
+        What another encoder made stays: it is the quick way back, and goes with its collections.
+        """
         if digest == self._tree.digest:
             return 0
-        names = Collections.of(self._names.prefix, root["encoder_digest"])
-        kept = self._tree.tasks if names.tasks == self._names.tasks else {}
-        sets = self._sets if names.tasks == self._names.tasks else {}
-        deleted = self._delete_ids(names.tasks, [id_ for id_ in task_ids(root) if id_ not in kept])
-        old = [(set_, size) for set_, size in root.get(SETS, {}).items() if set_ not in sets]
-        examples = [_example_id(set_, place) for set_, size in old for place in range(size)]
-        deleted += self._delete_ids(names.examples, examples)
+        deleted = 0
+        if Collections.of(self._names.prefix, root["encoder_digest"]).tasks == self._names.tasks:
+            tasks = [id_ for id_ in task_ids(root) if id_ not in self._tree.tasks]
+            old = [(set_, size) for set_, size in root.get(SETS, {}).items() if set_ not in self._sets]
+            examples = [_example_id(set_, place) for set_, size in old for place in range(size)]
+            deleted += self._delete_ids(self._names.tasks, tasks)
+            deleted += self._delete_ids(self._names.examples, examples)
         scatters = [id_ for id_ in scatter_ids(root) if id_ not in self._tree.scatters]
-        return deleted + self._delete_ids(names.profiles, [point_id(digest), *scatters])
+        return deleted + self._delete_ids(self._names.profiles, [point_id(digest), *scatters])
 
     def delete_unreachable(self) -> int:
         """Deletes all points of this and older generations that this root does not name.

@@ -49,7 +49,7 @@ class Indexer:
     def reconcile(self) -> int:
         """Compares every tenant's index with its registry, and publishes again where they differ.
 
-        Returns the number of repairs. Tenants with index work left are not looked at: that work is what
+        Returns the number of repairs. Then drops what former encoders left. Tenants with index work left are not looked at: that work is what
         brings the index up to date.
         """
         repaired = 0
@@ -57,6 +57,8 @@ class Indexer:
             tenants = connection.execute(_TENANTS).scalars().all()
         for tenant in tenants:
             repaired += self._reconcile_tenant(tenant)
+        if dropped := self.index.drop_former(self.settings.former_encoder_seconds):
+            _log.info("worker.index.former_encoder_dropped", collections=dropped)
         return repaired
 
     def _handle(self, claim: outbox.Claim, deadline: float) -> None:
