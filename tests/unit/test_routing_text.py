@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorauter.errors import InvalidArgument
-from lorauter.routing.lexical import term_frequencies, term_hash, tokens
+from lorauter.routing.lexical import MAX_CHARACTERS, term_frequencies, term_hash, tokens
 from lorauter.routing.text import MAX_QUERY_BYTES, routed_text
 
 SYSTEM = {"role": "system", "content": "Answer in French."}
@@ -89,6 +89,22 @@ def test_terms_are_counted_up_to_three_tokens_when_they_repeat() -> None:
     assert terms[term_hash(["a", "b"])] == 2.0
     assert terms[term_hash(["a", "b", "a"])] == 1.0
     assert len(terms) == 2 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("composed", "apart"), [("Café à", "Cafe\u0301 a\u0300"), ("Ǖber", "U\u0308\u0304ber")]
+)
+def test_terms_are_the_same_when_accents_are_characters_of_their_own(composed: str, apart: str) -> None:
+    assert term_frequencies(composed) == term_frequencies(apart)
+
+
+@pytest.mark.parametrize("filling", ["word ", "!", "字.", "e\u0301\u0316", "\u0301", "x"])
+def test_a_text_costs_no_more_when_it_is_twice_as_long(filling: str) -> None:
+    half, whole = (
+        filling * (size // len(filling.encode())) for size in (MAX_QUERY_BYTES // 2, MAX_QUERY_BYTES)
+    )
+    assert len(tokens(f"First {half} last")) == len(tokens(f"First {whole} last")) <= MAX_CHARACTERS
+    assert (tokens(f"First {whole} last")[0], tokens(f"First {whole} last")[-1]) == ("first", "last")
 
 
 def test_hashes_are_those_of_other_processes_when_computed_again() -> None:
