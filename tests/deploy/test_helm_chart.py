@@ -102,6 +102,7 @@ def test_rendering_says_what_is_missing_when_a_value_has_no_default(missing: str
         ("drainSeconds", -1, "drainSeconds"),
         ("router.replica", 3, "replica"),
         ("loglevel", "info", "loglevel"),
+        ("decisions.detail", "all", "detail"),
     ],
 )
 def test_rendering_refuses_a_wrong_value(path: str, value: object, message: str) -> None:

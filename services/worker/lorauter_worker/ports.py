@@ -18,6 +18,23 @@ class Wakeups(Protocol):
         """Wakes the workers of ``index``, ``matching`` or ``reconcile``; never raises."""
 
 
+Entry = tuple[str, Mapping[bytes, bytes]]
+"""An entry of a stream: its id there, and its fields."""
+
+
+class DecisionStream(Protocol):
+    """Decisions that routers made and that are not stored yet, by tenant."""
+
+    def take(self, tenant: str, count: int) -> list[Entry]:
+        """Returns at most ``count`` entries that nobody else has; what was not finished comes again later.
+
+        Raises Unavailable (REDIS_UNAVAILABLE).
+        """
+
+    def finish(self, tenant: str, ids: Sequence[str]) -> None:
+        """Removes entries that were taken; raises Unavailable (REDIS_UNAVAILABLE)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """One evaluation: an input as build_input returns it, its target, and who answers.

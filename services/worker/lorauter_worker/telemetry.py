@@ -43,6 +43,12 @@ PROJECTION_SECONDS = Histogram(
     registry=_OWN,
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
+CHURN = Histogram(
+    "lorauter_profile_churn",
+    "Share of known queries that a changed task set sends to another adapter.",
+    registry=_OWN,
+    buckets=(0.0, 0.005, 0.01, 0.015, 0.02, 0.035, 0.05, 0.1, 0.2, 0.5, 1.0),
+)
 ENCODED = Counter("lorauter_encoded_texts_total", "Texts that were not in the cache.", registry=_OWN)
 REPAIRS = Counter(
     "lorauter_index_repairs_total",
@@ -50,6 +56,9 @@ REPAIRS = Counter(
     registry=_OWN,
 )
 EVALUATIONS = Counter("lorauter_evaluations_total", "Examples on which an arm was measured.", registry=_OWN)
+DECISIONS = Counter(
+    "lorauter_recorded_decisions_total", "Recorded decisions, stored or dropped.", ["result"], registry=_OWN
+)
 FAILURES = Counter("lorauter_work_failures_total", "Failed tries of work.", ["topic"], registry=_OWN)
 
 

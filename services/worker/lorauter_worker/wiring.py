@@ -19,10 +19,12 @@ from lorauter.store import create_engine
 from lorauter.telemetry import configure_logging, get_logger
 from lorauter_worker import telemetry
 from lorauter_worker.adapters.celery_wakeups import CeleryWakeups
+from lorauter_worker.adapters.decision_stream import RedisDecisionStream
 from lorauter_worker.adapters.evaluators import make_evaluator
 from lorauter_worker.api.http import HttpThread
 from lorauter_worker.config import Settings
 from lorauter_worker.domain.pacing import Pace
+from lorauter_worker.service.decisions import DecisionKeeper
 from lorauter_worker.service.indexing import Indexer
 from lorauter_worker.service.matching import Matcher
 from lorauter_worker.service.parts import Means
@@ -103,7 +105,8 @@ def build_sweep(settings: Settings, app: Celery) -> Sweep:
     wakeups = CeleryWakeups(app, str(settings.redis_url))
     index = QdrantIndex(str(settings.qdrant_url), settings.index_timeout_seconds)
     engine = create_engine(str(settings.database_url), pool_size=1)
-    return Sweep(engine, index, wakeups, wakeups.waiting, settings)
+    decisions = DecisionKeeper(engine, RedisDecisionStream(str(settings.redis_url)), settings.decision_days)
+    return Sweep(engine, index, wakeups, wakeups.waiting, settings, decisions)
 
 
 def build_child(settings: Settings, app: Celery) -> Child:

@@ -13,6 +13,8 @@ from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Index
 from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB
 from sqlmodel import Field, SQLModel
 
+from lorauter.store.decision_table import Decision as Decision
+
 
 def _json(**options: Any) -> Any:
     return Field(sa_column=Column(JSONB, nullable=False), **options)

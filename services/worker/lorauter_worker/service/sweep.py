@@ -17,6 +17,7 @@ from lorauter_worker.config import Settings, Topic
 from lorauter_worker.ports import Wakeups
 from lorauter_worker.service import outbox
 from lorauter_worker.service.coordinating import WOKEN
+from lorauter_worker.service.decisions import DecisionKeeper
 from lorauter_worker.service.indexing import marker_is_behind
 
 _log = get_logger(__name__)
@@ -32,13 +33,15 @@ class Sweep:
         wakeups: Wakeups,
         waiting: Callable[[str], int],
         settings: Settings,
+        decisions: DecisionKeeper | None = None,
     ) -> None:
-        """``waiting`` returns how many messages are in a queue."""
+        """``waiting`` returns how many messages are in a queue; ``decisions`` are kept beside the work."""
         self._engine = engine
         self._index = index
         self._wakeups = wakeups
         self._waiting = waiting
         self._settings = settings
+        self._decisions = decisions
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
         self._last_success = time.monotonic()
@@ -76,6 +79,8 @@ class Sweep:
             self._wakeups.wake("reconcile")
             self._next_reconcile = time.monotonic() + self._settings.reconcile_seconds
         self._last_success = time.monotonic()
+        if self._decisions is not None:
+            self._decisions.once()
 
     def _missing(self, topic: Topic, due: int) -> int:
         """Returns how many wake-ups to send: index work is done together, matching's parts one by one."""
