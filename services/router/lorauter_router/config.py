@@ -24,6 +24,11 @@ class Settings(ServiceSettings):
         min_length=1,
         description="Encoder of queries: `all-minilm-l6-v2`, a directory or a hub id; the worker's own.",
     )
+    next_encoder: str = Field(
+        "",
+        description="Encoder that is loaded beside the first, in the same precision, while workers change to "
+        "it: queries are encoded by the one that embedded what is served. Empty: none.",
+    )
     encoder_precision: Precision = Field(
         "fp32",
         description="`fp32`, or `int8`: twice as fast and a little less exact; the worker's own. For a BERT "
@@ -39,6 +44,18 @@ class Settings(ServiceSettings):
         ge=0,
         le=10_000_000,
         description="Query vectors kept, some 2 kB each; 0 keeps none.",
+    )
+    exact_limit: int = Field(
+        50_000,
+        ge=0,
+        le=1_000_000_000,
+        description="Most tasks of a pool that are all scored; of more, those that the index finds are.",
+    )
+    search_timeout_seconds: float = Field(
+        0.25,
+        ge=0.01,
+        le=60,
+        description="How long the index may search for candidates; after that all tasks are scored.",
     )
     poll_seconds: float = Field(0.25, ge=0.05, le=60, description="Time between looks for a newer snapshot.")
     believe_seconds: float = Field(

@@ -16,6 +16,7 @@ from lorauter.server.run import serve
 from lorauter.telemetry import configure_logging, get_logger
 from lorauter_router.adapters.decisions import NoDecisionLog, RedisDecisionLog
 from lorauter_router.adapters.encoding import BatchingEncoder
+from lorauter_router.adapters.searching import IndexNarrower
 from lorauter_router.api.grpc import RouterServicer
 from lorauter_router.config import Settings
 from lorauter_router.replay import Replayer
@@ -35,14 +36,20 @@ class Router:
 
 
 @asynccontextmanager
-async def wired(settings: Settings, index: SnapshotIndex, encoder: Encoder) -> AsyncIterator[Router]:
+async def wired(settings: Settings, index: SnapshotIndex, *encoders: Encoder) -> AsyncIterator[Router]:
     """Puts the parts together and follows the index for as long as the context lasts."""
+    queries = {
+        encoder.digest: BatchingEncoder(
+            encoder, settings.encode_batch, settings.encode_queue, settings.query_cache
+        )
+        for encoder in encoders
+    }
     follower = SnapshotFollower(
-        index, settings.tenant, encoder.digest, settings.poll_seconds, settings.believe_seconds
+        index, settings.tenant, queries, settings.poll_seconds, settings.believe_seconds
     )
-    queries = BatchingEncoder(encoder, settings.encode_batch, settings.encode_queue, settings.query_cache)
+    narrower = IndexNarrower(index, settings.exact_limit, settings.search_timeout_seconds)
     log = _decision_log(settings)
-    service = RouterService(follower, queries, log, settings.tenant, settings.generation_wait_seconds)
+    service = RouterService(follower, narrower, log, settings.tenant, settings.generation_wait_seconds)
     server = GrpcServer()
     router_pb2_grpc.add_RouterServiceServicer_to_server(
         RouterServicer(service, Replayer(follower)), server.server
@@ -53,7 +60,9 @@ async def wired(settings: Settings, index: SnapshotIndex, encoder: Encoder) -> A
         yield Router(server, follower)
     finally:
         await follower.close()
-        await queries.close()
+        narrower.close()
+        for batching in queries.values():
+            await batching.close()
         await log.close()
 
 
@@ -73,12 +82,14 @@ def _decision_log(settings: Settings) -> NoDecisionLog | RedisDecisionLog:
 
 async def run(settings: Settings) -> None:
     """Serves until a signal."""
-    encoder = await asyncio.to_thread(
-        load_encoder, settings.encoder, settings.encoder_threads, settings.encoder_precision
-    )
+    encoders = [
+        await asyncio.to_thread(load_encoder, name, settings.encoder_threads, settings.encoder_precision)
+        for name in dict.fromkeys((settings.encoder, settings.next_encoder))
+        if name
+    ]
     index = QdrantIndex(str(settings.qdrant_url), settings.index_timeout_seconds)
     try:
-        async with wired(settings, index, encoder) as router:
+        async with wired(settings, index, *encoders) as router:
 
             async def readiness() -> str:
                 return router.follower.lacking()

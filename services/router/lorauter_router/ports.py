@@ -1,4 +1,4 @@
-"""What the service needs from outside: the newest snapshot, the vectors of queries, a log of decisions."""
+"""What the service needs from outside: snapshots, vectors of queries, candidates, a log of decisions."""
 
 from __future__ import annotations
 
@@ -10,27 +10,8 @@ from lorauter.routing.bm25 import Terms
 from lorauter.routing.compiled import CompiledPool
 from lorauter.routing.decision import Decision, RouteOptions
 from lorauter.routing.model import Vector
+from lorauter.routing.strategies.strategy import Query
 from lorauter_router.domain import ServedSnapshot
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What to answer from: one generation, and whether newer ones may exist that cannot be read."""
-
-    snapshot: ServedSnapshot
-    stale: bool
-
-
-class SnapshotSource(Protocol):
-    """Follows the index."""
-
-    def current(self) -> Served:
-        """Returns what is served now; raises Unavailable (NO_SNAPSHOT) before the first snapshot."""
-        ...
-
-    async def reached(self, generation: int, timeout_seconds: float) -> None:
-        """Returns once ``generation`` or a later one is served, or when the time is up."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +27,47 @@ class QueryEncoder(Protocol):
 
     async def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Returns one result per text, in order; raises Exhausted (ENCODER_BUSY) when too many wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What to answer from: one generation, and whether newer ones may exist that cannot be read.
+
+    ``encoder`` is the one that embedded its tasks: both change in one step.
+    """
+
+    snapshot: ServedSnapshot
+    encoder: QueryEncoder
+    stale: bool
+
+
+class SnapshotSource(Protocol):
+    """Follows the index."""
+
+    def current(self) -> Served:
+        """Returns what is served now; raises Unavailable (NO_SNAPSHOT) before the first snapshot."""
+        ...
+
+    async def reached(self, generation: int, timeout_seconds: float) -> None:
+        """Returns once ``generation`` or a later one is served, or when the time is up."""
+        ...
+
+
+class Narrower(Protocol):
+    """Finds candidates in pools that are too large to score every task."""
+
+    def applies(self, pool: CompiledPool) -> bool:
+        """Returns whether a pool is that large."""
+        ...
+
+    async def candidates(
+        self, snapshot: ServedSnapshot, pool: CompiledPool, query: Query, options: RouteOptions
+    ) -> CompiledPool | None:
+        """Returns the pool with the query's candidates alone.
+
+        None where the index cannot say in time, or not of this very snapshot; then all are to be scored.
+        """
         ...
 
 

@@ -1,4 +1,5 @@
-"""Routes queries: one snapshot for the whole request, one batched encode, then the pure decision."""
+"""Routes queries: one snapshot for a request, one batched encode, candidates where there are too many tasks,
+then the pure decision."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from lorauter.errors import (
     DeadlineExceeded,
@@ -17,13 +19,13 @@ from lorauter.errors import (
     PermissionDenied,
 )
 from lorauter.identifiers import decode_generation
+from lorauter.routing.candidates import suffices
 from lorauter.routing.compiled import CompiledPool
 from lorauter.routing.deciding import check_options, decide
 from lorauter.routing.decision import Decision, RouteOptions
 from lorauter.routing.strategies.strategy import Query
 from lorauter_router import metrics
-from lorauter_router.domain import ServedSnapshot
-from lorauter_router.ports import DecisionLog, Encoded, Made, QueryEncoder, Served, SnapshotSource
+from lorauter_router.ports import DecisionLog, Encoded, Made, Narrower, Served, SnapshotSource
 
 MAX_BATCH = 256
 """Most queries of one RouteBatch."""
@@ -33,6 +35,13 @@ _ANSWER_SHARE = 0.9
 
 _YIELD_EVERY = 16
 """Decisions of a batch after which other requests get a turn."""
+
+
+class SearchKind(StrEnum):
+    """How tasks were searched: all scored, or candidates of the index alone."""
+
+    EXACT = "EXACT"
+    CANDIDATES = "CANDIDATES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,7 @@ class Timings:
     """Milliseconds spent; ``cached`` where the query's vector was known."""
 
     encode_ms: float
+    search_ms: float
     decide_ms: float
     total_ms: float
     cached: bool
@@ -64,9 +74,35 @@ class Answer:
     pool: str
     decision: Decision
     generation: str
+    encoder_digest: str
     profile_digest: str
     stale: bool
+    search: SearchKind
+    scored_tasks: int
     timings: Timings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """A question with what was found out for it: its pool, its query and, where searched for, candidates.
+
+    ``search_seconds`` were spent on candidates, also in vain.
+    """
+
+    question: Question
+    pool: CompiledPool
+    query: Query
+    cached: bool
+    few: CompiledPool | None = None
+    search_seconds: float = 0.0
+
+    def decided(self) -> tuple[Decision, CompiledPool]:
+        """Returns the decision, and what it was made on: the candidates if they suffice, else all tasks."""
+        if self.few is not None:
+            decision = decide(self.few, self.query, self.question.options)
+            if suffices(self.few, decision):
+                return decision, self.few
+        return decide(self.pool, self.query, self.question.options), self.pool
 
 
 class RouterService:
@@ -75,13 +111,13 @@ class RouterService:
     def __init__(
         self,
         source: SnapshotSource,
-        encoder: QueryEncoder,
+        narrower: Narrower,
         log: DecisionLog,
         tenant: str,
         generation_wait_seconds: float,
     ) -> None:
         self._source = source
-        self._encoder = encoder
+        self._narrower = narrower
         self._log = log
         self._tenant = tenant
         self._wait_seconds = generation_wait_seconds
@@ -108,10 +144,11 @@ class RouterService:
                     with _naming(number, questions):
                         served.snapshot.pool(question.pool)
                 at = time.perf_counter()
-                encoded = await self._encoder.encode([question.text for question in questions])
+                encoded = await served.encoder.encode([question.text for question in questions])
                 encode_seconds = time.perf_counter() - at
                 metrics.STAGE_SECONDS.labels("encode").observe(encode_seconds)
-                return await self._decide(questions, encoded, served, began, encode_seconds)
+                asked = await self._narrowed(self._asked(questions, encoded, served), served)
+                return await self._decide(asked, served, began, encode_seconds)
         except TimeoutError:
             raise DeadlineExceeded(
                 "DEADLINE_EXCEEDED", "the deadline passed before the query was routed: allow more time"
@@ -158,54 +195,87 @@ class RouterService:
             )
         return served
 
+    def _asked(
+        self, questions: Sequence[Question], encoded: Sequence[Encoded], served: Served
+    ) -> list[Asked]:
+        made: list[Asked] = []
+        for question, vector in zip(questions, encoded, strict=True):
+            query = Query(vector.vector, question.text)
+            if self._log.keeps_features:
+                query = replace(query, terms=query.words())
+            made.append(Asked(question, served.snapshot.compiled(question.pool), query, vector.cached))
+        return made
+
+    async def _narrowed(self, asked: list[Asked], served: Served) -> list[Asked]:
+        """Returns the questions with candidates where their pools are too large to score every task."""
+        if not any(self._narrower.applies(each.pool) for each in asked):
+            return asked
+
+        async def narrowed(each: Asked) -> Asked:
+            if not self._narrower.applies(each.pool):
+                return each
+            at = time.perf_counter()
+            options = each.question.options
+            few = await self._narrower.candidates(served.snapshot, each.pool, each.query, options)
+            seconds = time.perf_counter() - at
+            metrics.STAGE_SECONDS.labels("search").observe(seconds)
+            return replace(each, few=few, search_seconds=seconds)
+
+        return list(await asyncio.gather(*map(narrowed, asked)))
+
     async def _decide(
-        self,
-        questions: Sequence[Question],
-        encoded: Sequence[Encoded],
-        served: Served,
-        began: float,
-        encode_seconds: float,
+        self, asked: Sequence[Asked], served: Served, began: float, encode_seconds: float
     ) -> list[Answer]:
         answers: list[Answer] = []
-        for number, (question, query) in enumerate(zip(questions, encoded, strict=True)):
+        for number, each in enumerate(asked):
             if number and number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
             at = time.perf_counter()
-            pool = served.snapshot.compiled(question.pool)
-            known = Query(query.vector, question.text)
-            if self._log.keeps_features:
-                known = replace(known, terms=known.words())
-            decision = decide(pool, known, question.options)
+            decision, scored = each.decided()
             now = time.perf_counter()
+            search = SearchKind.EXACT if scored is each.pool else SearchKind.CANDIDATES
             metrics.STAGE_SECONDS.labels("decide").observe(now - at)
             metrics.STAGE_SECONDS.labels("total").observe(now - began)
-            metrics.DECISIONS.labels(pool.pool_id, decision.strategy, decision.action.value).inc()
+            metrics.DECISIONS.labels(each.pool.pool_id, decision.strategy, decision.action.value).inc()
+            metrics.SEARCHES.labels(search.value).inc()
             timings = Timings(
-                encode_ms=0.0 if query.cached else 1e3 * encode_seconds,
+                encode_ms=0.0 if each.cached else 1e3 * encode_seconds,
+                search_ms=1e3 * each.search_seconds,
                 decide_ms=1e3 * (now - at),
                 total_ms=1e3 * (now - began),
-                cached=query.cached,
+                cached=each.cached,
             )
-            answers.append(_answer(pool.pool_id, decision, served, pool.profile.digest, timings))
-            self._record(answers[-1], pool, question, known, served)
+            snapshot = served.snapshot
+            answer = Answer(
+                decision_id=uuid.uuid4().hex,
+                pool=each.pool.pool_id,
+                decision=decision,
+                generation=snapshot.generation,
+                encoder_digest=snapshot.snapshot.encoder_digest,
+                profile_digest=each.pool.profile.digest,
+                stale=served.stale,
+                search=search,
+                scored_tasks=len(scored.tasks),
+                timings=timings,
+            )
+            answers.append(answer)
+            self._record(answer, each)
         return answers
 
-    def _record(
-        self, answer: Answer, pool: CompiledPool, question: Question, query: Query, served: Served
-    ) -> None:
+    def _record(self, answer: Answer, asked: Asked) -> None:
         self._log.record(
             Made(
                 decision_id=answer.decision_id,
                 time_ms=time.time_ns() // 1_000_000,
-                pool=pool,
+                pool=asked.pool,
                 decision=answer.decision,
-                options=question.options,
+                options=asked.question.options,
                 generation=answer.generation,
-                encoder_digest=served.snapshot.snapshot.encoder_digest,
+                encoder_digest=answer.encoder_digest,
                 stale=answer.stale,
-                text=question.text,
-                vector=query.vector,
-                terms=query.terms,
+                text=asked.question.text,
+                vector=asked.query.vector,
+                terms=asked.query.terms,
             )
         )
 
@@ -219,16 +289,3 @@ def _naming(number: int, questions: Sequence[Question]) -> Iterator[None]:
         if len(questions) > 1:
             error.metadata["request"] = str(number)
         raise
-
-
-def _answer(pool: str, decision: Decision, served: Served, profile_digest: str, timings: Timings) -> Answer:
-    snapshot: ServedSnapshot = served.snapshot
-    return Answer(
-        decision_id=uuid.uuid4().hex,
-        pool=pool,
-        decision=decision,
-        generation=snapshot.generation,
-        profile_digest=profile_digest,
-        stale=served.stale,
-        timings=timings,
-    )

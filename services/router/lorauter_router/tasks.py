@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 
 from lorauter.errors import LorauterError, Unavailable
 from lorauter.identifiers import encode_generation
@@ -12,7 +14,7 @@ from lorauter.index import SnapshotIndex
 from lorauter.telemetry import get_logger
 from lorauter_router import metrics
 from lorauter_router.domain import ServedSnapshot
-from lorauter_router.ports import Served
+from lorauter_router.ports import QueryEncoder, Served
 
 _log = get_logger(__name__)
 
@@ -29,13 +31,14 @@ class SnapshotFollower:
         self,
         index: SnapshotIndex,
         tenant: str,
-        encoder_digest: str,
+        encoders: Mapping[str, QueryEncoder],
         poll_seconds: float,
         believe_seconds: float,
     ) -> None:
+        """``encoders`` are by digest; a snapshot is served with its own."""
         self._index = index
         self._tenant = tenant
-        self._encoder_digest = encoder_digest
+        self._encoders = encoders
         self._poll_seconds = poll_seconds
         self._believe_seconds = believe_seconds
         self._behind_since: float | None = None
@@ -112,14 +115,17 @@ class SnapshotFollower:
                 f"the index went back to generation {encode_generation(snapshot.generation)}: if no worker "
                 f"repairs it within {self._believe_seconds:g} s it counts as restored, and is served"
             )
-        if snapshot.encoder_digest != self._encoder_digest:
+        if snapshot.encoder_digest not in self._encoders:
             return "ENCODER_MISMATCH", (
                 f"generation {encode_generation(snapshot.generation)} was embedded by encoder "
-                f"{snapshot.encoder_digest[:19]}, this router encodes with {self._encoder_digest[:19]}: "
-                "set the same LORAUTER_ENCODER and LORAUTER_ENCODER_PRECISION on worker and router"
+                f"{snapshot.encoder_digest[:19]}, this router has {self._names()}: set LORAUTER_ENCODER and "
+                "LORAUTER_ENCODER_PRECISION as on the worker, or LORAUTER_NEXT_ENCODER to its encoder"
             )
         self._serve(ServedSnapshot.of(snapshot), swapped=True)
         return None
+
+    def _names(self) -> str:
+        return " and ".join(digest[:19] for digest in self._encoders)
 
     def _is_believed(self) -> bool:
         """Returns whether the index has been behind for so long that it must be meant."""
@@ -129,14 +135,19 @@ class SnapshotFollower:
 
     def _serve(self, snapshot: ServedSnapshot, swapped: bool) -> None:
         before = self._served
-        self._served = Served(snapshot, stale=False)
+        self._served = Served(snapshot, self._encoders[snapshot.snapshot.encoder_digest], stale=False)
         metrics.STALE.set(0)
         if before is not None and before.stale:
             _log.info("router.snapshot.refreshed", generation=snapshot.generation)
         if swapped:
             metrics.SWAPS.inc()
             metrics.GENERATION.set(snapshot.snapshot.generation)
-            _log.info("router.snapshot.swapped", generation=snapshot.generation, pools=len(snapshot.pools))
+            _log.info(
+                "router.snapshot.swapped",
+                generation=snapshot.generation,
+                encoder=snapshot.snapshot.encoder_digest,
+                pools=len(snapshot.pools),
+            )
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._announce)
 
@@ -148,7 +159,7 @@ class SnapshotFollower:
                 _log.warning("router.snapshot.missing", reason=reason, problem=message)
             self._lacking = message
         elif not served.stale:
-            self._served = Served(served.snapshot, stale=True)
+            self._served = replace(served, stale=True)
             metrics.STALE.set(1)
             _log.warning("router.snapshot.stale", reason=reason, problem=message)
 

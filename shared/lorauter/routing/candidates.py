@@ -8,7 +8,7 @@ task's vectors are, so what is found is scored again, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,7 +50,7 @@ def probe_of(pool: CompiledPool, vector: Vector, text: Terms) -> Probe:
     return Probe((apart, direction), Terms(text.ids[known], values))
 
 
-def rows_of(pool: CompiledPool, found: Sequence[tuple[str, str]]) -> Rows:
+def rows_of(pool: CompiledPool, found: Iterable[tuple[str, str]]) -> Rows:
     """Returns, ascending, the rows of the found tasks, by id and address, that are this pool's very ones."""
     rows = {
         row

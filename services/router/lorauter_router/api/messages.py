@@ -21,7 +21,7 @@ from lorauter.routing.decision import (
 )
 from lorauter.routing.model import Adapter, Pool
 from lorauter.routing.text import routed_text
-from lorauter_router.service import Answer, Question
+from lorauter_router.service import Answer, Question, SearchKind
 
 SHOWN_CHARACTERS = 2_000
 """Most characters of the routed text in an explanation."""
@@ -30,6 +30,11 @@ _ACTIONS = {
     Action.ADAPTERS: pb.ROUTE_ACTION_ADAPTERS,
     Action.BASE: pb.ROUTE_ACTION_BASE,
     Action.REFUSE: pb.ROUTE_ACTION_REFUSE,
+}
+
+_SEARCHES = {
+    SearchKind.EXACT: pb.SEARCH_KIND_EXACT,
+    SearchKind.CANDIDATES: pb.SEARCH_KIND_CANDIDATES,
 }
 
 
@@ -68,9 +73,12 @@ def response_of(answer: Answer, text: str) -> pb.RouteResponse:
     """Returns the response of an answer to the routed ``text``, which only an explanation shows."""
     response = decided(answer.decision, answer.pool, answer.generation, answer.profile_digest, answer.stale)
     response.decision_id = answer.decision_id
+    response.encoder_digest = answer.encoder_digest
+    response.search = _SEARCHES[answer.search]
     response.timings.CopyFrom(
         pb.RouteTimings(
             encode_ms=answer.timings.encode_ms,
+            search_ms=answer.timings.search_ms,
             decide_ms=answer.timings.decide_ms,
             total_ms=answer.timings.total_ms,
             cached=answer.timings.cached,
@@ -78,13 +86,14 @@ def response_of(answer: Answer, text: str) -> pb.RouteResponse:
     )
     if answer.decision.explanation is not None:
         response.explanation.CopyFrom(_explanation(answer.decision.explanation, text))
+        response.explanation.scored_tasks = answer.scored_tasks
     return response
 
 
 def decided(
     decision: Decision, pool: str, generation: str, profile_digest: str, stale: bool
 ) -> pb.RouteResponse:
-    """Returns what a response says of a decision itself: all but its id, timings and explanation."""
+    """Returns what a response says of a decision on all tasks: not its id, timings, explanation, encoder."""
     return pb.RouteResponse(
         adapters=[pb.WeightedAdapter(weight=item.weight, **_arm(item.arm)) for item in decision.adapters],
         best_single=pb.BestSingle(expected_utility=decision.expected_utility, **_arm(decision.best_single)),
@@ -105,6 +114,7 @@ def decided(
         stale=stale,
         strategy=decision.strategy,
         pool=pool,
+        search=pb.SEARCH_KIND_EXACT,
     )
 
 

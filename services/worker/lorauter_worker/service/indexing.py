@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Engine, text
 
@@ -14,6 +14,7 @@ from lorauter_worker.config import Settings
 from lorauter_worker.ports import Wakeups
 from lorauter_worker.service import outbox
 from lorauter_worker.service.automatching import start_matchings
+from lorauter_worker.service.churning import Churning
 from lorauter_worker.service.embeddings import OutOfTime
 from lorauter_worker.service.lease import LeaseLost, held
 from lorauter_worker.service.projection import Projection, Projector
@@ -35,6 +36,7 @@ class Indexer:
     wakeups: Wakeups
     settings: Settings
     owner: str
+    churning: Churning = field(default_factory=Churning)
 
     def drain(self) -> None:
         """Does all due index work, for at most a slice; what is left is done at the next wake-up."""
@@ -43,14 +45,17 @@ class Indexer:
             claim = outbox.claim(self.engine, "index", self.owner, self.settings.lease_seconds)
             if claim is None:
                 return
-            self._handle(claim, deadline)
+            published = self._handle(claim, deadline)
+            # a generation that waits comes first; the next churn then counts this one's too
+            if published is not None and not outbox.is_owed(self.engine, claim.tenant):
+                self.churning.measure(self.engine, published)
         self.wakeups.wake("index")
 
     def reconcile(self) -> int:
         """Compares every tenant's index with its registry, and publishes again where they differ.
 
-        Returns the number of repairs. Then drops what former encoders left. Tenants with index work left are not looked at: that work is what
-        brings the index up to date.
+        Returns the number of repairs. Tenants with index work left are not looked at: that work is what
+        brings the index up to date. Drops what former encoders left, too.
         """
         repaired = 0
         with self.engine.connect() as connection:
@@ -61,7 +66,8 @@ class Indexer:
             _log.info("worker.index.former_encoder_dropped", collections=dropped)
         return repaired
 
-    def _handle(self, claim: outbox.Claim, deadline: float) -> None:
+    def _handle(self, claim: outbox.Claim, deadline: float) -> Projection | None:
+        """Returns the projection that was published, if one was."""
         began = time.monotonic()
         with held(self.engine, claim, self.settings.lease_seconds, self.settings.heartbeat_seconds) as lease:
             try:
@@ -69,12 +75,14 @@ class Indexer:
                 lease.check()
                 self._publish(claim, projection)
                 telemetry.PROJECTION_SECONDS.observe(time.monotonic() - began)
+                return projection
             except OutOfTime:
                 outbox.carry_on(self.engine, claim)
             except LeaseLost:
                 _log.warning("worker.index.lease_lost", tenant=claim.tenant)
             except Exception as error:
                 outbox.fail(self.engine, claim, error)
+        return None
 
     def _publish(self, claim: outbox.Claim, projection: Projection | None) -> None:
         if projection is None:

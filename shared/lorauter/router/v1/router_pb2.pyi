@@ -103,6 +103,34 @@ ADAPTER_FATE_SERVED: AdapterFate.ValueType  # 9
 """It is served."""
 Global___AdapterFate: _TypeAlias = AdapterFate  # noqa: Y015
 
+class _SearchKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SearchKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEARCH_KIND_UNSPECIFIED: _SearchKind.ValueType  # 0
+    """Not set."""
+    SEARCH_KIND_EXACT: _SearchKind.ValueType  # 1
+    """All tasks of the pool were scored."""
+    SEARCH_KIND_CANDIDATES: _SearchKind.ValueType  # 2
+    """The index searched for candidates, and those alone were scored. Probabilities
+    are among them.
+    """
+
+class SearchKind(_SearchKind, metaclass=_SearchKindEnumTypeWrapper):
+    """How tasks were searched for a query."""
+
+SEARCH_KIND_UNSPECIFIED: SearchKind.ValueType  # 0
+"""Not set."""
+SEARCH_KIND_EXACT: SearchKind.ValueType  # 1
+"""All tasks of the pool were scored."""
+SEARCH_KIND_CANDIDATES: SearchKind.ValueType  # 2
+"""The index searched for candidates, and those alone were scored. Probabilities
+are among them.
+"""
+Global___SearchKind: _TypeAlias = SearchKind  # noqa: Y015
+
 @_typing.final
 class ChatMessage(_message.Message):
     """A message of a conversation."""
@@ -328,6 +356,7 @@ class RouteTimings(_message.Message):
     DECIDE_MS_FIELD_NUMBER: _builtins.int
     TOTAL_MS_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
+    SEARCH_MS_FIELD_NUMBER: _builtins.int
     encode_ms: _builtins.float
     """Encoding the query; 0 when the cache held it."""
     decide_ms: _builtins.float
@@ -336,6 +365,8 @@ class RouteTimings(_message.Message):
     """The whole call inside the router."""
     cached: _builtins.bool
     """Whether the query's embedding came from the cache."""
+    search_ms: _builtins.float
+    """Searching the index for candidates, also in vain; 0 where it was not asked."""
     def __init__(
         self,
         *,
@@ -343,10 +374,11 @@ class RouteTimings(_message.Message):
         decide_ms: _builtins.float = ...,
         total_ms: _builtins.float = ...,
         cached: _builtins.bool = ...,
+        search_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "decide_ms", b"decide_ms", "encode_ms", b"encode_ms", "total_ms", b"total_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "decide_ms", b"decide_ms", "encode_ms", b"encode_ms", "search_ms", b"search_ms", "total_ms", b"total_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -595,8 +627,11 @@ class Explanation(_message.Message):
     ORIGINS_FIELD_NUMBER: _builtins.int
     NEXT_BEST_FIELD_NUMBER: _builtins.int
     WHY_NOT_FIELD_NUMBER: _builtins.int
+    SCORED_TASKS_FIELD_NUMBER: _builtins.int
     routed_text: _builtins.str
     """The routed text after extraction, at most 2,000 characters."""
+    scored_tasks: _builtins.int
+    """Number of tasks that were scored: all of the pool, or the candidates."""
     @_builtins.property
     def constants(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """The strategy's constants that were used, by name."""
@@ -631,10 +666,11 @@ class Explanation(_message.Message):
         origins: _abc.Iterable[Global___WeightOrigin] | None = ...,
         next_best: Global___NextBest | None = ...,
         why_not: _abc.Iterable[Global___WhyNot] | None = ...,
+        scored_tasks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_best", b"next_best"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinities", b"affinities", "candidates", b"candidates", "constants", b"constants", "next_best", b"next_best", "origins", b"origins", "routed_text", b"routed_text", "why_not", b"why_not"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinities", b"affinities", "candidates", b"candidates", "constants", b"constants", "next_best", b"next_best", "origins", b"origins", "routed_text", b"routed_text", "scored_tasks", b"scored_tasks", "why_not", b"why_not"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -660,6 +696,8 @@ class RouteResponse(_message.Message):
     EXPLANATION_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
+    SEARCH_FIELD_NUMBER: _builtins.int
+    ENCODER_DIGEST_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """Names this decision in logs, headers and replays."""
     typicality: _builtins.float
@@ -680,6 +718,12 @@ class RouteResponse(_message.Message):
     """The strategy that decided."""
     pool: _builtins.str
     """The pool that was routed in."""
+    search: Global___SearchKind.ValueType
+    """How tasks were searched for the query."""
+    encoder_digest: _builtins.str
+    """The digest of the encoder of the query and of the generation's tasks. Tasks
+    that are embedded anew by another encoder keep their generation.
+    """
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedAdapter]:
         """The weighted set, largest weight first. Empty when the base is to be served."""
@@ -717,10 +761,12 @@ class RouteResponse(_message.Message):
         explanation: Global___Explanation | None = ...,
         strategy: _builtins.str = ...,
         pool: _builtins.str = ...,
+        search: Global___SearchKind.ValueType = ...,
+        encoder_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["best_single", b"best_single", "explanation", b"explanation", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "action_reason", b"action_reason", "adapters", b"adapters", "best_single", b"best_single", "decision_id", b"decision_id", "explanation", b"explanation", "generation", b"generation", "pool", b"pool", "profile_digest", b"profile_digest", "stale", b"stale", "strategy", b"strategy", "tasks", b"tasks", "timings", b"timings", "typicality", b"typicality"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "action_reason", b"action_reason", "adapters", b"adapters", "best_single", b"best_single", "decision_id", b"decision_id", "encoder_digest", b"encoder_digest", "explanation", b"explanation", "generation", b"generation", "pool", b"pool", "profile_digest", b"profile_digest", "search", b"search", "stale", b"stale", "strategy", b"strategy", "tasks", b"tasks", "timings", b"timings", "typicality", b"typicality"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -900,7 +946,7 @@ class ReplayResponse(_message.Message):
     @_builtins.property
     def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteResponse]:
         """One decision for each query, all of one generation, without `decision_id`,
-        `timings` and `explanation`.
+        `timings`, `explanation` and `encoder_digest`.
         """
 
     def __init__(
