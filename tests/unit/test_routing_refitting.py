@@ -88,7 +88,7 @@ def test_measurements_follow_the_examples_when_constants_stay() -> None:
     assert {name: found.constants[name] for name in similar} == {
         name: fit_profile(tasks).constants[name] for name in similar
     }
-    assert all(found.constants[name] != before.constants[name] for name in quantiles)
+    assert any(found.constants[name] != before.constants[name] for name in quantiles - similar)
 
 
 def test_constants_stay_unless_the_gain_exceeds_its_standard_error() -> None:

@@ -10,10 +10,10 @@ from sqlalchemy import Engine
 from lorauter.encoder import Encoder
 from lorauter.identifiers import BASE
 from lorauter.index import ExampleSet
-from lorauter.routing import TaskExamples, fit_profile
-from lorauter.routing.bm25 import terms_of
+from lorauter.routing import TaskExamples
+from lorauter.routing.fitting import Memory, Refit, refit
 from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task
-from lorauter.store import read
+from lorauter.store import read, tables
 from lorauter_worker.domain.kept import kept_affinities
 from lorauter_worker.domain.versions import servable
 from lorauter_worker.service.representations import Key, Representations, key_of
@@ -22,18 +22,45 @@ from lorauter_worker.service.state import (
     PoolState,
     RegistryState,
     TaskState,
+    read_active,
     read_generation,
     read_state,
 )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """A pool's fit: the task versions and examples behind it, and the digest of the profile in use then."""
+
+    keys: Sequence[Key]
+    based_on: str
+    examples: Sequence[TaskExamples]
+    refit: Refit
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Projection:
-    """A snapshot, the vectors behind it, and the task versions (id, version) that it holds."""
+    """A snapshot, the vectors behind it, and the task versions (id, version) that it holds.
+
+    ``fitted`` says by pool what the profile comes from.
+    """
 
     snapshot: Snapshot
     examples: Sequence[ExampleSet]
     tasks: Sequence[tuple[str, int]]
+    fitted: Mapping[str, Fitted]
+
+    def follows(self, active: Mapping[str, tables.Profile]) -> bool:
+        """Returns whether it is what these active profiles lead to: theirs, or what was chosen from them.
+
+        It is not where another worker projected the same generation from other constants.
+        """
+        return all(
+            row.digest in (pool.profile.digest, self.fitted[pool_id].based_on)
+            for pool_id, pool in self.snapshot.pools.items()
+            if (row := active.get(pool_id)) is not None
+        )
 
 
 class Projector:
@@ -44,7 +71,6 @@ class Projector:
         self._encoder = encoder
         self._representations = Representations(engine, encoder, examples)
         self._newest: dict[str, Projection] = {}
-        self._fitted: dict[tuple[str, str], tuple[object, Profile]] = {}
 
     def project(self, tenant: str, deadline: float) -> Projection | None:
         """Returns the projection of the tenant's newest generation; None before its first write.
@@ -55,8 +81,12 @@ class Projector:
         with read(self._engine) as session:
             generation = read_generation(session, tenant)
             newest = self._newest.get(tenant)
-            if generation is None or (newest and newest.snapshot.generation == generation.value):
-                return newest if generation else None
+            if generation is None:
+                return None
+            if newest and newest.snapshot.generation == generation.value:
+                active = read_active(session, tenant)
+                if newest.follows(active):
+                    return newest
             state = read_state(session, tenant)
             assert state is not None
             tasks = [task for pool in state.pools.values() for task in pool.tasks]
@@ -70,14 +100,15 @@ class Projector:
     def _assemble(self, state: RegistryState) -> Projection:
         examples: list[ExampleSet] = []
         pools: dict[str, Pool] = {}
+        fitted: dict[str, Fitted] = {}
         for pool_id, pool in sorted(state.pools.items()):
-            pools[pool_id], parts = self._pool(state.tenant, pool)
+            pools[pool_id], parts, fitted[pool_id] = self._pool(state.tenant, pool)
             examples.extend(parts)
         snapshot = Snapshot(state.tenant, state.generation, "", self._encoder.digest, pools)
         tasks = [(part.task_id, part.version) for part in examples]
-        return Projection(snapshot, examples, tasks)
+        return Projection(snapshot, examples, tasks, fitted)
 
-    def _pool(self, tenant: str, pool: PoolState) -> tuple[Pool, list[ExampleSet]]:
+    def _pool(self, tenant: str, pool: PoolState) -> tuple[Pool, list[ExampleSet], Fitted]:
         tasks: list[Task] = []
         examples: list[ExampleSet] = []
         fitted_on: list[TaskExamples] = []
@@ -87,8 +118,9 @@ class Projector:
             if known is None:
                 continue
             keys.append(key_of(tenant, state))
-            fitted_on.append(known.examples(state.row.id))
-            examples.append(ExampleSet(pool.row.id, state.row.id, state.version.version, known.vectors))
+            fitted_on.append(known.examples)
+            vectors = known.examples.vectors
+            examples.append(ExampleSet(pool.row.id, state.row.id, state.version.version, vectors))
             tasks.append(
                 Task(
                     task_id=state.row.id,
@@ -96,17 +128,18 @@ class Projector:
                     metric=state.version.metric,
                     tags=frozenset(state.row.tags),
                     example_count=state.version.example_count,
-                    centroid=known.representation.centroid,
-                    terms=terms_of(known.representation.terms),
+                    centroid=known.centroid,
+                    terms=known.examples.total,
                     affinities=_affinities(state),
                 )
             )
+        fitted = self._refitted(tenant, pool, fitted_on, keys)
         projected = Pool(
             pool_id=pool.row.id,
             base_model=pool.row.base_model,
             base_model_aliases=tuple(pool.row.aliases),
             untypical_policy=pool.row.untypical_policy,
-            profile=self._profile(tenant, pool, fitted_on, keys),
+            profile=_profile(fitted, pool.pinned),
             tasks=tuple(tasks),
             adapters=_adapters(pool.adapters, pool.routed),
             backends=tuple(
@@ -114,22 +147,27 @@ class Projector:
                 for row in pool.backends
             ),
         )
-        return projected, examples
+        return projected, examples, fitted
 
-    def _profile(
+    def _refitted(
         self, tenant: str, pool: PoolState, examples: Sequence[TaskExamples], keys: Sequence[Key]
-    ) -> Profile:
-        """Returns the profile fitted on the examples, anew only when they changed.
+    ) -> Fitted:
+        """Returns what is fitted on the examples, anew only when they or the constants in use changed."""
+        known = self._newest[tenant].fitted.get(pool.row.id) if tenant in self._newest else None
+        active = pool.active.digest if pool.active else ""
+        if known and known.keys == keys and active in (known.based_on, known.refit.profile.digest):
+            return known
+        before = Profile(active, pool.active.constants) if pool.active else None
+        memory = known.memory if known else Memory()
+        return Fitted(keys, active, examples, refit(examples, before, memory), memory)
 
-        A pinned profile gives the constants; what is measured of the examples themselves stays today's.
-        """
-        key = tenant, pool.row.id
-        known = self._fitted.get(key)
-        if known is None or known[0] != keys:
-            known = self._fitted[key] = (keys, fit_profile(examples))
-        if pool.pinned is None:
-            return known[1]
-        return Profile(pool.pinned.digest, pool.pinned.constants, pool.pinned.figures, known[1].scatter)
+
+def _profile(fitted: Fitted, pinned: tables.Profile | None) -> Profile:
+    """Returns what was fitted; a pinned profile gives its constants, and the scatter stays today's."""
+    profile = fitted.refit.profile
+    if pinned is None:
+        return profile
+    return Profile(pinned.digest, pinned.constants, {}, profile.scatter)
 
 
 def _adapters(adapters: Sequence[AdapterState], routed: Mapping[str, int]) -> tuple[Adapter, ...]:

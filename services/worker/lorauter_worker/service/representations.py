@@ -13,8 +13,8 @@ from sqlmodel import Session, col, select
 from lorauter.encoder import Encoder
 from lorauter.errors import InvalidArgument
 from lorauter.prompts import PromptSpec, build_input
-from lorauter.routing import TaskExamples, TaskRepresentation, represent, routed_text, term_frequencies
-from lorauter.routing.bm25 import Terms, terms_of
+from lorauter.routing import TaskExamples, represent, routed_text, term_frequencies
+from lorauter.routing.bm25 import terms_of
 from lorauter.routing.model import Vector
 from lorauter.store.tables import ValidationExample
 from lorauter.telemetry import get_logger
@@ -30,15 +30,10 @@ Key = tuple[str, str, datetime, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Represented:
-    """A task version's unit vectors, (n, d) float32, each example's terms, and what they add up to."""
+    """What a task version adds to a profile, always the same object, and its centroid, (d,) float32."""
 
-    vectors: Vector
-    terms: Sequence[Terms]
-    representation: TaskRepresentation
-
-    def examples(self, task_id: str) -> TaskExamples:
-        """Returns what a profile is fitted on."""
-        return TaskExamples(task_id, self.vectors, self.terms, terms_of(self.representation.terms))
+    examples: TaskExamples
+    centroid: Vector
 
 
 class Representations:
@@ -67,7 +62,9 @@ class Representations:
             if parts:
                 stacked = np.stack([vectors[text] for text in parts])
                 terms = tuple(terms_of(term_frequencies(text)) for text in parts)
-                self._known[key] = Represented(stacked, terms, represent(stacked, parts))
+                whole = represent(stacked, parts)
+                examples = TaskExamples(key[1], stacked, terms, terms_of(whole.terms))
+                self._known[key] = Represented(examples, whole.centroid)
             else:
                 self._known[key] = None
 

@@ -34,9 +34,13 @@ class AdapterState:
 
 @dataclass(slots=True)
 class PoolState:
-    """A pool with everything in it; tasks are those that have a validation set."""
+    """A pool with everything in it; tasks are those that have a validation set.
+
+    ``active`` is the profile that was published last, ``pinned`` one that an operator restored.
+    """
 
     row: tables.Pool
+    active: tables.Profile | None
     pinned: tables.Profile | None
     backends: list[tables.Backend] = field(default_factory=list)
     tasks: list[TaskState] = field(default_factory=list)
@@ -76,13 +80,20 @@ def read_state(session: Session, tenant: str) -> RegistryState | None:
     if generation is None:
         return None
     rows = session.exec(select(tables.Pool).where(tables.Pool.tenant == tenant)).all()
-    pinned = _pinned(session, tenant, rows)
-    pools = {row.id: PoolState(row, pinned.get(row.id)) for row in rows}
+    active, pinned = read_active(session, tenant), _pinned(session, tenant, rows)
+    pools = {row.id: PoolState(row, active.get(row.id), pinned.get(row.id)) for row in rows}
     for backend in session.exec(select(tables.Backend).where(tables.Backend.tenant == tenant)):
         pools[backend.pool].backends.append(backend)
     _read_adapters(session, tenant, pools)
     _read_tasks(session, tenant, pools)
     return RegistryState(tenant, generation.value, pools)
+
+
+def read_active(session: Session, tenant: str) -> dict[str, tables.Profile]:
+    """Returns the profiles that were published last, by pool."""
+    profile = tables.Profile
+    rows = session.exec(select(profile).where(profile.tenant == tenant, col(profile.active)))
+    return {row.pool: row for row in rows}
 
 
 def _pinned(session: Session, tenant: str, pools: Sequence[tables.Pool]) -> dict[str, tables.Profile]:
