@@ -122,6 +122,7 @@ async def test_no_request_is_answered_500(shared: Any) -> None:
             "adapter_id",
             "backend_id",
             "operation_id",
+            "decision_id",
             "key_id",
             "digest",
             "alias",

@@ -6,16 +6,19 @@ import json
 import re
 import uuid
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from sqlmodel import Session
 
 from lorauter.registry.v1 import registry_pb2 as pb
+from lorauter.store.tables import Decision
 from lorauter_registry.api.convert import to_message
-from lorauter_registry.domain import answers, resources
+from lorauter_registry.domain import answers, decisions, resources
 from lorauter_registry.domain.fields import Value
 
 RPCS = {method.name: method for method in pb.DESCRIPTOR.services_by_name["RegistryService"].methods}
@@ -33,6 +36,8 @@ KINDS: dict[str, type[Value]] = {
     "ListAffinitiesResponse": answers.AffinityList,
     "ListOperationsResponse": answers.OperationList,
     "ListProfilesResponse": answers.ProfileList,
+    "Decision": decisions.Decision,
+    "ListDecisionsResponse": decisions.DecisionList,
     "DeleteTaskResponse": answers.DeletedTask,
     "ImportAffinitiesResponse": answers.ImportedAffinities,
     "GetGenerationResponse": answers.Generations,
@@ -43,6 +48,31 @@ UNSERVED = {
     "RevokeApiKey": ("POST", "/v1/keys/k/revoke"),
     "ProposePoolManifest": ("POST", "/v1/pools/p/manifests"),
     "PublishPoolManifest": ("POST", "/v1/pools/p/manifests/sha256:0/publish"),
+}
+
+
+DECISION: dict[str, Any] = {
+    "tenant": "default",
+    "id": "0" * 32,
+    "pool": "p",
+    "time": datetime(2030, 1, 31, 12, tzinfo=UTC),
+    "strategy": "default",
+    "generation": 7,
+    "profile_digest": "sha256:p",
+    "encoder_digest": "sha256:e",
+    "stale": True,
+    "action": "ADAPTERS",
+    "best_adapter": "a",
+    "best_version": 1,
+    "expected_utility": 0.75,
+    "typicality": 0.5,
+    "adapters": [{"adapter_id": "a", "version": 1, "weight": 1.0}],
+    "tasks": [{"task_id": "t", "similarity": 0.5, "probability": 1.0}],
+    "options": {"max_adapters": 3, "tags": [""], "exclude_tasks": ["u"], "exclude_adapters": []},
+    "text_digest": "f" * 32,
+    "vector": b"\x00\xff\x3c",
+    "terms": b"\xfe",
+    "text": "é",
 }
 
 
@@ -135,6 +165,14 @@ def twins(served: Any, operation: str) -> list[Twin]:
             {"reason": "bad"},
         ),
         Twin("DeleteTask", {"id": "t"}, "DELETE", "/v1/tasks/t"),
+        Twin("GetDecision", {"id": DECISION["id"]}, "GET", f"/v1/decisions/{DECISION['id']}"),
+        Twin(
+            "ListDecisions",
+            {"pool": "p", "since": "2030-01-31T12:00:00Z", "with_features": True},
+            "GET",
+            "/v1/decisions",
+            query={"pool": "p", "since": "2030-01-31T12:00:00Z", "with_features": True},
+        ),
         Twin("GetGeneration", {}, "GET", "/v1/generation"),
     ]
 
@@ -164,6 +202,9 @@ async def over_rest(served: Any, twin: Twin, request_id: str) -> Any:
 
 async def test_every_rpc_and_its_rest_twin_give_the_same_resource(served: Any) -> None:
     operation = ""
+    with Session(served.registry.context.engine) as session:
+        session.add(Decision.model_validate(DECISION))
+        session.commit()
     names = [twin.rpc for twin in twins(served, "x")]
     assert {*names, *UNSERVED, "WatchOperation"} == set(RPCS)
     for place in range(len(names)):

@@ -100,6 +100,15 @@ class RegistryCalls:
     )
     activate_profile = Unary("ActivateProfile", pb.ActivateProfileRequest, pb.Profile)
 
+    get_decision = Lookup("GetDecision", pb.GetDecisionRequest, pb.Decision)
+    list_decisions = Listing(
+        "ListDecisions",
+        pb.ListDecisionsRequest,
+        pb.ListDecisionsResponse,
+        lambda page: page.decisions,
+        pb.Decision,
+    )
+
     create_api_key = Unary("CreateApiKey", pb.CreateApiKeyRequest, pb.CreateApiKeyResponse)
     list_api_keys = Listing(
         "ListApiKeys", pb.ListApiKeysRequest, pb.ListApiKeysResponse, lambda page: page.keys, pb.ApiKey

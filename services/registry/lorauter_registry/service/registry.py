@@ -8,6 +8,7 @@ from lorauter.errors import Unimplemented
 from lorauter_registry.domain.fields import Value
 from lorauter_registry.service.affinities import Affinities
 from lorauter_registry.service.backends import Backends
+from lorauter_registry.service.decisions import Decisions
 from lorauter_registry.service.operations import Operations
 from lorauter_registry.service.pools import Pools
 from lorauter_registry.service.profiles import Profiles
@@ -40,5 +41,7 @@ class Unserved:
     publish_pool_manifest = propose_pool_manifest
 
 
-class Registry(Pools, Backends, ValidationSets, Registration, Affinities, Operations, Profiles, Unserved):
+class Registry(
+    Pools, Backends, ValidationSets, Registration, Affinities, Operations, Profiles, Decisions, Unserved
+):
     """All calls. They block; transports run them on threads of their own."""

@@ -241,6 +241,34 @@ OPERATION_STATE_CANCELLED: OperationState.ValueType  # 5
 """It was cancelled."""
 Global___OperationState: _TypeAlias = OperationState  # noqa: Y015
 
+class _DecisionAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DecisionActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DecisionAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DECISION_ACTION_UNSPECIFIED: _DecisionAction.ValueType  # 0
+    """Not set."""
+    DECISION_ACTION_ADAPTERS: _DecisionAction.ValueType  # 1
+    """Serve the weighted set."""
+    DECISION_ACTION_BASE: _DecisionAction.ValueType  # 2
+    """Serve the bare base model."""
+    DECISION_ACTION_REFUSE: _DecisionAction.ValueType  # 3
+    """Serve nothing."""
+
+class DecisionAction(_DecisionAction, metaclass=_DecisionActionEnumTypeWrapper):
+    """What a router said to do with a query."""
+
+DECISION_ACTION_UNSPECIFIED: DecisionAction.ValueType  # 0
+"""Not set."""
+DECISION_ACTION_ADAPTERS: DecisionAction.ValueType  # 1
+"""Serve the weighted set."""
+DECISION_ACTION_BASE: DecisionAction.ValueType  # 2
+"""Serve the bare base model."""
+DECISION_ACTION_REFUSE: DecisionAction.ValueType  # 3
+"""Serve nothing."""
+Global___DecisionAction: _TypeAlias = DecisionAction  # noqa: Y015
+
 @_typing.final
 class Pool(_message.Message):
     """A base model with its adapters and backends."""
@@ -2692,6 +2720,309 @@ class ActivateProfileRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ActivateProfileRequest: _TypeAlias = ActivateProfileRequest  # noqa: Y015
+
+@_typing.final
+class DecidedAdapter(_message.Message):
+    """An adapter of a decision's weighted set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    adapter_id: _builtins.str
+    """The adapter's id; `base` for the bare model."""
+    version: _builtins.int
+    """The adapter's version, from 1; 0 for the base."""
+    weight: _builtins.float
+    """Its share, greater than 0. The weights of a decision sum to 1."""
+    def __init__(
+        self,
+        *,
+        adapter_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecidedAdapter: _TypeAlias = DecidedAdapter  # noqa: Y015
+
+@_typing.final
+class DecidedTask(_message.Message):
+    """A task that a decision's query resembled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task's id."""
+    similarity: _builtins.float
+    """Cosine similarity of query and task representation, -1 to 1."""
+    probability: _builtins.float
+    """Probability that the query belongs to the task, 0 to 1."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        similarity: _builtins.float = ...,
+        probability: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["probability", b"probability", "similarity", b"similarity", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecidedTask: _TypeAlias = DecidedTask  # noqa: Y015
+
+@_typing.final
+class DecidedOptions(_message.Message):
+    """How a decision's query was to be routed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_ADAPTERS_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    EXCLUDE_TASKS_FIELD_NUMBER: _builtins.int
+    EXCLUDE_ADAPTERS_FIELD_NUMBER: _builtins.int
+    max_adapters: _builtins.int
+    """The most adapters in the weighted set, 1 to 16."""
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only tasks that carry all of these tags took part. One that no task carried
+        is empty.
+        """
+
+    @_builtins.property
+    def exclude_tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tasks of the pool that took no part."""
+
+    @_builtins.property
+    def exclude_adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Adapters of the pool that took no part."""
+
+    def __init__(
+        self,
+        *,
+        max_adapters: _builtins.int = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        exclude_tasks: _abc.Iterable[_builtins.str] | None = ...,
+        exclude_adapters: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_adapters", b"exclude_adapters", "exclude_tasks", b"exclude_tasks", "max_adapters", b"max_adapters", "tags", b"tags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecidedOptions: _TypeAlias = DecidedOptions  # noqa: Y015
+
+@_typing.final
+class Decision(_message.Message):
+    """A decision that a router recorded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    PROFILE_DIGEST_FIELD_NUMBER: _builtins.int
+    ENCODER_DIGEST_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    BEST_ADAPTER_FIELD_NUMBER: _builtins.int
+    BEST_VERSION_FIELD_NUMBER: _builtins.int
+    EXPECTED_UTILITY_FIELD_NUMBER: _builtins.int
+    TYPICALITY_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    TEXT_DIGEST_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The decision's id, as the router answered it."""
+    pool: _builtins.str
+    """The pool that was routed in."""
+    strategy: _builtins.str
+    """The strategy that decided."""
+    generation: _builtins.str
+    """The generation it is of."""
+    profile_digest: _builtins.str
+    """The digest of the routing profile that was used."""
+    encoder_digest: _builtins.str
+    """The digest of the encoder that made `vector`."""
+    stale: _builtins.bool
+    """Whether newer generations may have existed."""
+    action: Global___DecisionAction.ValueType
+    """What to do."""
+    best_adapter: _builtins.str
+    """The best single adapter; `base` for the bare model."""
+    best_version: _builtins.int
+    """Its version, from 1; 0 for the base."""
+    expected_utility: _builtins.float
+    """Its expected share of the best score on the query's tasks, 0 to 1."""
+    typicality: _builtins.float
+    """How usual the query was for the known tasks, 0 to 1."""
+    text_digest: _builtins.str
+    """blake2b, 16 bytes in hex, of the routed text. Equal texts have equal digests."""
+    vector: _builtins.bytes
+    """The query's vector as half-precision floats, little-endian. Empty where
+    features are not recorded, or not asked for.
+    """
+    terms: _builtins.bytes
+    """Those terms of the query that the pool's validation sets have: 32-bit hashes,
+    ascending, then as many single-precision counts, little-endian. Empty like
+    `vector`.
+    """
+    text: _builtins.str
+    """The routed text, at most 32 KiB of it. Empty unless routers record texts."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made, on the router's clock."""
+
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecidedAdapter]:
+        """The weighted set, largest weight first."""
+
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecidedTask]:
+        """The most probable tasks, best first."""
+
+    @_builtins.property
+    def options(self) -> Global___DecidedOptions:
+        """How the query was to be routed."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        pool: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        strategy: _builtins.str = ...,
+        generation: _builtins.str = ...,
+        profile_digest: _builtins.str = ...,
+        encoder_digest: _builtins.str = ...,
+        stale: _builtins.bool = ...,
+        action: Global___DecisionAction.ValueType = ...,
+        best_adapter: _builtins.str = ...,
+        best_version: _builtins.int = ...,
+        expected_utility: _builtins.float = ...,
+        typicality: _builtins.float = ...,
+        adapters: _abc.Iterable[Global___DecidedAdapter] | None = ...,
+        tasks: _abc.Iterable[Global___DecidedTask] | None = ...,
+        options: Global___DecidedOptions | None = ...,
+        text_digest: _builtins.str = ...,
+        vector: _builtins.bytes = ...,
+        terms: _builtins.bytes = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "adapters", b"adapters", "best_adapter", b"best_adapter", "best_version", b"best_version", "encoder_digest", b"encoder_digest", "expected_utility", b"expected_utility", "generation", b"generation", "id", b"id", "options", b"options", "pool", b"pool", "profile_digest", b"profile_digest", "stale", b"stale", "strategy", b"strategy", "tasks", b"tasks", "terms", b"terms", "text", b"text", "text_digest", b"text_digest", "time", b"time", "typicality", b"typicality", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class GetDecisionRequest(_message.Message):
+    """Asks for a decision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The decision's id."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDecisionRequest: _TypeAlias = GetDecisionRequest  # noqa: Y015
+
+@_typing.final
+class ListDecisionsRequest(_message.Message):
+    """Asks for a page of decisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    WITH_FEATURES_FIELD_NUMBER: _builtins.int
+    pool: _builtins.str
+    """Only this pool. Empty: all pools."""
+    page_size: _builtins.int
+    """At most this many, 1 to 1,000; larger values are lowered. 0 means 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before."""
+    with_features: _builtins.bool
+    """Whether to fill `vector` and `terms`, which a replay needs."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Only decisions of this moment or later. Absent: all that are kept."""
+
+    def __init__(
+        self,
+        *,
+        pool: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        with_features: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "pool", b"pool", "since", b"since", "with_features", b"with_features"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDecisionsRequest: _TypeAlias = ListDecisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListDecisionsResponse(_message.Message):
+    """A page of decisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty on the last."""
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]:
+        """The decisions."""
+
+    def __init__(
+        self,
+        *,
+        decisions: _abc.Iterable[Global___Decision] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDecisionsResponse: _TypeAlias = ListDecisionsResponse  # noqa: Y015
 
 @_typing.final
 class ApiKey(_message.Message):

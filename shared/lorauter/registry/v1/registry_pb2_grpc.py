@@ -198,6 +198,16 @@ class RegistryServiceStub:
                 request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ActivateProfileRequest.SerializeToString,
                 response_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.Profile.FromString,
                 _registered_method=True)
+        self.GetDecision = channel.unary_unary(
+                '/lorauter.registry.v1.RegistryService/GetDecision',
+                request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.GetDecisionRequest.SerializeToString,
+                response_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.Decision.FromString,
+                _registered_method=True)
+        self.ListDecisions = channel.unary_unary(
+                '/lorauter.registry.v1.RegistryService/ListDecisions',
+                request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListDecisionsRequest.SerializeToString,
+                response_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListDecisionsResponse.FromString,
+                _registered_method=True)
         self.CreateApiKey = channel.unary_unary(
                 '/lorauter.registry.v1.RegistryService/CreateApiKey',
                 request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.CreateApiKeyRequest.SerializeToString,
@@ -467,6 +477,21 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDecision(self, request, context):
+        """Returns a decision that a router recorded, with all that is kept of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDecisions(self, request, context):
+        """Lists the decisions that routers recorded, newest first. They are kept for
+        some days, and one is there seconds after it was made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateApiKey(self, request, context):
         """Creates an API key. UNIMPLEMENTED until access control ships.
         """
@@ -667,6 +692,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ActivateProfile,
                     request_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ActivateProfileRequest.FromString,
                     response_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.Profile.SerializeToString,
+            ),
+            'GetDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDecision,
+                    request_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.GetDecisionRequest.FromString,
+                    response_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.Decision.SerializeToString,
+            ),
+            'ListDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDecisions,
+                    request_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListDecisionsRequest.FromString,
+                    response_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListDecisionsResponse.SerializeToString,
             ),
             'CreateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiKey,
@@ -1545,6 +1580,60 @@ class RegistryService:
             '/lorauter.registry.v1.RegistryService/ActivateProfile',
             lorauter_dot_registry_dot_v1_dot_registry__pb2.ActivateProfileRequest.SerializeToString,
             lorauter_dot_registry_dot_v1_dot_registry__pb2.Profile.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorauter.registry.v1.RegistryService/GetDecision',
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.GetDecisionRequest.SerializeToString,
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.Decision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorauter.registry.v1.RegistryService/ListDecisions',
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.ListDecisionsRequest.SerializeToString,
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.ListDecisionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -119,6 +119,12 @@ class RegistryServiceStub:
     """Restores an earlier profile's constants, on today's tasks and adapters,
     under a new generation.
     """
+    GetDecision: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetDecisionRequest, _registry_pb2.Decision]
+    """Returns a decision that a router recorded, with all that is kept of it."""
+    ListDecisions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListDecisionsRequest, _registry_pb2.ListDecisionsResponse]
+    """Lists the decisions that routers recorded, newest first. They are kept for
+    some days, and one is there seconds after it was made.
+    """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateApiKeyRequest, _registry_pb2.CreateApiKeyResponse]
     """Creates an API key. UNIMPLEMENTED until access control ships."""
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListApiKeysRequest, _registry_pb2.ListApiKeysResponse]
@@ -224,6 +230,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ActivateProfile: _aio.UnaryUnaryMultiCallable[_registry_pb2.ActivateProfileRequest, _registry_pb2.Profile]  # type: ignore[assignment]
     """Restores an earlier profile's constants, on today's tasks and adapters,
     under a new generation.
+    """
+    GetDecision: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetDecisionRequest, _registry_pb2.Decision]  # type: ignore[assignment]
+    """Returns a decision that a router recorded, with all that is kept of it."""
+    ListDecisions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListDecisionsRequest, _registry_pb2.ListDecisionsResponse]  # type: ignore[assignment]
+    """Lists the decisions that routers recorded, newest first. They are kept for
+    some days, and one is there seconds after it was made.
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateApiKeyRequest, _registry_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Creates an API key. UNIMPLEMENTED until access control ships."""
@@ -513,6 +525,24 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.Profile, _abc.Awaitable[_registry_pb2.Profile]]:
         """Restores an earlier profile's constants, on today's tasks and adapters,
         under a new generation.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDecision(
+        self,
+        request: _registry_pb2.GetDecisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Decision, _abc.Awaitable[_registry_pb2.Decision]]:
+        """Returns a decision that a router recorded, with all that is kept of it."""
+
+    @_abc_1.abstractmethod
+    def ListDecisions(
+        self,
+        request: _registry_pb2.ListDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListDecisionsResponse, _abc.Awaitable[_registry_pb2.ListDecisionsResponse]]:
+        """Lists the decisions that routers recorded, newest first. They are kept for
+        some days, and one is there seconds after it was made.
         """
 
     @_abc_1.abstractmethod
