@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from lorauter.errors import Exhausted
-from lorauter_router.adapters.encoding import BatchingEncoder
+from lorauter_router.adapters.encoding import BatchingEncoder, alike
 from lorauter_router.ports import Encoded
 
 
@@ -22,9 +22,15 @@ class GatedEncoder:
 
     def __init__(self) -> None:
         self.gate = threading.Semaphore(0)
+        self.begun = threading.Semaphore(0)
         self.batches: list[list[str]] = []
 
+    async def begins(self) -> None:
+        """Returns once a batch has been taken from the queue."""
+        assert await asyncio.to_thread(self.begun.acquire, timeout=20)
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.begun.release()
         assert self.gate.acquire(timeout=20)
         self.batches.append(list(texts))
         if "bad" in texts:
@@ -56,7 +62,7 @@ async def test_queries_are_encoded_together_when_they_wait_for_the_same_thread(
     gated: GatedEncoder, queries: BatchingEncoder
 ) -> None:
     first = await started(queries, "a")
-    await asyncio.sleep(0)
+    await gated.begins()
     rest = await started(queries, "bb", "ccc", "dddd", "eeeee")
     gated.gate.release(3)
     results = [result[0] for result in await asyncio.gather(*first, *rest)]
@@ -89,7 +95,7 @@ async def test_oldest_vector_is_forgotten_when_the_cache_is_full(
 
 async def test_query_is_refused_when_too_many_wait(gated: GatedEncoder, queries: BatchingEncoder) -> None:
     running = await started(queries, "running")
-    await asyncio.sleep(0)
+    await gated.begins()
     waiting = await started(queries, "1", "2", "3", "4", "5")
     with pytest.raises(Exhausted) as refused:
         await queries.encode(["one too many"])
@@ -102,13 +108,70 @@ async def test_query_is_dropped_when_its_caller_is_gone(
     gated: GatedEncoder, queries: BatchingEncoder
 ) -> None:
     running = await started(queries, "running")
-    await asyncio.sleep(0)
+    await gated.begins()
     gone, kept = await started(queries, "gone", "kept")
     gone.cancel()
     await asyncio.sleep(0)
     gated.gate.release(2)
     await asyncio.gather(*running, kept)
     assert gated.batches == [["running"], ["kept"]]
+
+
+async def test_short_queries_do_not_wait_for_a_long_one_when_both_wait(
+    gated: GatedEncoder, queries: BatchingEncoder
+) -> None:
+    running = await started(queries, "running")
+    await gated.begins()
+    long = "long" * 100
+    waiting = await started(queries, "1", long, "2")
+    gated.gate.release(2)
+    await asyncio.gather(*running, waiting[0], waiting[2])
+    assert gated.batches == [["running"], ["1", "2"]]
+    gated.gate.release()
+    assert float((await waiting[1])[0].vector[0]) == 400
+
+
+async def test_call_of_many_texts_is_answered_whole_when_batches_part_them(
+    gated: GatedEncoder, queries: BatchingEncoder
+) -> None:
+    gated.gate.release(5)
+    texts = ["a" * length for length in (500, 1, 2, 500, 3)]
+    assert [float(result.vector[0]) for result in await queries.encode(texts)] == [500, 1, 2, 500, 3]
+    assert gated.batches == [["a" * 500], ["a", "aa", "aaa"]]
+
+
+async def test_cancelled_call_leaves_others_their_texts_when_they_share_some(
+    gated: GatedEncoder, queries: BatchingEncoder
+) -> None:
+    running = await started(queries, "running")
+    await gated.begins()
+    both = asyncio.create_task(queries.encode(["mine", "shared"]))
+    other = asyncio.create_task(queries.encode(["shared"]))
+    await asyncio.sleep(0)
+    both.cancel()
+    gated.gate.release(2)
+    assert float((await other)[0].vector[0]) == 6
+    await asyncio.gather(*running)
+    assert gated.batches == [["running"], ["shared"]]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "most", "chosen"),
+    [
+        ([], 8, []),
+        ([30], 8, [0]),
+        ([30, 60, 500, 70], 8, [0, 1, 3]),
+        ([500, 30, 600, 400, 626], 8, [0, 2, 3]),
+        ([10] * 9, 4, [0, 1, 2, 3]),
+        ([900, 900, 900], 8, [0, 1]),
+        ([5_000, 90_000, 10], 8, [0]),
+        ([100_000, 10], 8, [0]),
+    ],
+)
+def test_oldest_text_is_encoded_with_those_of_like_length_when_several_wait(
+    lengths: list[int], most: int, chosen: list[int]
+) -> None:
+    assert alike(lengths, most) == chosen
 
 
 async def test_next_batch_is_encoded_when_one_failed(gated: GatedEncoder, queries: BatchingEncoder) -> None:
