@@ -101,7 +101,9 @@ class Lab:
     async def router_on(
         self, index: SnapshotIndex, encoder: Encoder | None = None, **overrides: Any
     ) -> AsyncIterator[RunningRouter]:
-        settings = Settings(qdrant_url="http://127.0.0.1:1", poll_seconds=0.05, **overrides)
+        settings = Settings.model_validate(
+            {"qdrant_url": "http://127.0.0.1:1", "poll_seconds": 0.05} | overrides
+        )
         async with wired(settings, index, encoder or self.encoder) as router:
             port = await router.server.start("127.0.0.1", 0)
             try:
