@@ -52,6 +52,10 @@ clean: ## Remove the environment and everything else that is made
 bench-routing: setup ## Compare routers on real queries and scores in FLAN=dir; JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.routing $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON))
 
+.PHONY: bench-studies
+bench-studies: setup ## Measure what was tried in routing on FLAN=dir; JSON=path, PLOT=picture of risk and coverage
+	@$(BIN)/python -m benchmarks.studies $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))
+
 .PHONY: bench-matching
 bench-matching: setup ## Measure matching; FLAN=dir replays real scores too, JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.matching $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON))
