@@ -7,7 +7,18 @@ import sys
 import typer
 
 from lorauter.errors import LorauterError
-from lorauter_suite.cli import adapters, affinities, index, operations, pools, profiles, run, serving, tasks
+from lorauter_suite.cli import (
+    adapters,
+    affinities,
+    index,
+    operations,
+    pools,
+    profiles,
+    replay,
+    run,
+    serving,
+    tasks,
+)
 
 EXIT_REFUSED = 1
 """The suite answered with an error."""
@@ -27,6 +38,7 @@ run.add_commands(app)
 serving.add_commands(app)
 operations.add_commands(app)
 profiles.add_commands(app)
+replay.add_commands(app)
 app.add_typer(pools.app, name="pool")
 app.add_typer(pools.backends, name="backend")
 app.add_typer(tasks.app, name="task")

@@ -99,11 +99,11 @@ def cancel(operation: str, as_json: JsonFlag = False) -> None:
         _print(client.registry.cancel_operation(id=operation), as_json)
 
 
-def read_duration(text: str) -> timedelta:
+def read_duration(text: str, option: str = "--max-time") -> timedelta:
     """Returns a duration such as 90, 90s, 10m or 1h30m; raises typer.BadParameter."""
     found = _DURATION.fullmatch(text.strip())
     if found is None or not any(found.groups()):
-        raise typer.BadParameter(f"{text!r} is no duration: write 90s, 10m or 1h30m", param_hint="--max-time")
+        raise typer.BadParameter(f"{text!r} is no duration: write 90s, 10m or 1h30m", param_hint=option)
     hours, minutes, seconds = (float(part or 0) for part in found.groups())
     return timedelta(hours=hours, minutes=minutes, seconds=seconds)
 

@@ -69,18 +69,24 @@ def rollback(
     print(f"{served} is active for {pool}, served after {time.monotonic() - began:.1f} s")
 
 
+def named(pool: str, to: str, profiles: Sequence[pb.Profile]) -> pb.Profile:
+    """Returns the profile whose digest begins with ``to``.
+
+    Raises NotFound (PROFILE_NOT_FOUND) or InvalidArgument (PROFILE_AMBIGUOUS).
+    """
+    listed = f"`lorauter profile list {pool} --json` has them"
+    found = [profile for profile in profiles if profile.digest.startswith(to)]
+    if not found:
+        raise NotFound("PROFILE_NOT_FOUND", f"pool {pool} has no profile {to[:80]!r}: {listed}")
+    if len(found) > 1:
+        raise InvalidArgument("PROFILE_AMBIGUOUS", f"{len(found)} profiles begin with {to!r}: {listed}")
+    return found[0]
+
+
 def _chosen(pool: str, to: str, newest_first: Sequence[pb.Profile]) -> str:
     """Returns the digest that ``to`` names, or that of the profile before the active one."""
-    listed = f"`lorauter profile list {pool} --json` has them"
     if to:
-        found = [
-            profile.digest for profile in newest_first if to in (profile.digest, profile.digest[: len(to)])
-        ]
-        if not found:
-            raise NotFound("PROFILE_NOT_FOUND", f"pool {pool} has no profile {to[:80]!r}: {listed}")
-        if len(found) > 1:
-            raise InvalidArgument("PROFILE_AMBIGUOUS", f"{len(found)} profiles begin with {to!r}: {listed}")
-        return found[0]
+        return named(pool, to, newest_first).digest
     active = next((place for place, profile in enumerate(newest_first) if profile.active), None)
     if active is None or active + 1 >= len(newest_first):
         raise NotFound(

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lorauter import Client
 from lorauter_suite import doctor as checks
 from lorauter_suite.cli.context import JsonFlag, data_dir, err, out, print_table
-from lorauter_suite.cli.serving import weights
+from lorauter_suite.cli.explained import weights
 from lorauter_suite.machine import machine, versions
 from lorauter_suite.seeding import POOL_ID, seed
 from lorauter_suite.suite import Addresses, Suite
