@@ -400,7 +400,7 @@ def registry(postgres_url) -> Iterator[Registry]:
 def make_index_worker(registry, encoder, settings, qdrant_url) -> Callable[..., IndexWorker]:
     """Makes index workers with memories of their own, as after a restart."""
 
-    def make(owner: str = "test") -> IndexWorker:
+    def make(owner: str = "test", encoder: Encoder = encoder) -> IndexWorker:
         index, wakeups = QdrantIndex(qdrant_url), RecordedWakeups()
         counting = CountingEncoder(encoder)
         projector = Projector(registry.engine, counting, settings.representation_examples)
