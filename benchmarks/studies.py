@@ -45,6 +45,9 @@ FIGURES = ("top1", "log_loss", *REGIMES)
 Report = dict[str, Any]
 Rows = Mapping[str, Mapping[str, Any]]
 
+WIDTH = 140
+"""Columns of a table that goes to a file."""
+
 console = Console(stderr=True)
 
 
@@ -78,7 +81,8 @@ def main(
         console.print(f"{name}: {time.perf_counter() - began:.0f} s", style="dim")
     report |= {"machine": machine(), "versions": versions(), "seed": seed}
     report["seconds"] = round(time.perf_counter() - started, 1)
-    show(report, Console())
+    out = Console()
+    show(report, out if out.is_terminal else Console(width=WIDTH))
     if path is not None:
         path.write_text(json.dumps(_rounded(report), indent=2) + "\n", encoding="utf-8")
     if plot is not None:
@@ -162,15 +166,18 @@ def long_inputs(bench: Bench) -> Report:
 
 
 def calibration(bench: Bench) -> Report:
-    """How many queries of known tasks typicality flags, by what made it."""
+    """How many queries typicality flags, by what made it; the band is that of known tasks, non_ood."""
     decisions = FlanPools(bench.flan, bench.embedded).decisions("non_ood", "default")
     shipped = np.concatenate([[one.typicality for one in each] for _, each in decisions])
     sources = {
         "as shipped, queries": (bench.queries.owners, shipped),
-        "five folds, queries": (bench.queries.owners, bench.default[QUERIES, "non_ood"].typicality),
-        "five folds, validation": (bench.validation.owners, bench.default[VALIDATION, "non_ood"].typicality),
+        **{
+            f"five folds, {side}, {regime}": (each.own, each.typicality)
+            for (side, regime), each in bench.default.items()
+            if regime != "semi_ood"
+        },
     }
-    found: Report = {name: flagged(own, each) for name, (own, each) in sources.items()}
+    found = {name: flagged(own, each) for name, (own, each) in sources.items()}
     return {**found, "exchangeable": flagged_of_few(bench.seed)}
 
 

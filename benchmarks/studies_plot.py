@@ -57,6 +57,6 @@ def _panel(axes: Axes, title: str, curves: Mapping[str, Curve]) -> None:
     axes.set_title(title, loc="left", color=INK)
     axes.set_xlabel("queries kept, %")
     axes.set_ylabel("% of Oracle")
-    axes.set_xlim(8, 102)
+    axes.set_xlim(18, 102)
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

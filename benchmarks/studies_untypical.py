@@ -13,7 +13,10 @@ from benchmarks.studies_runs import Outcome, Run, paired_means, percent, served,
 from lorauter.routing.fitting import TYPICALITY_LEVELS
 
 ALPHAS = (0.01, 0.02, 0.05, 0.1, 0.2)
-COVERAGES = np.linspace(0.1, 1.0, 46)
+FEW = (20, 60, 960)
+TRIALS = 400
+COVERAGES = np.linspace(0.2, 1.0, 41)
+"""Fewer queries come from too few clusters to say anything."""
 
 Weight = Callable[[Outcome], Floats]
 """How much of the posterior is spread evenly over all tasks, (n,), 0 to 1."""
@@ -130,23 +133,31 @@ def flagged(own: Rows, typicality: Floats) -> dict[str, dict[str, float]]:
 
 
 def flagged_of_few(seed: int) -> dict[str, dict[str, float]]:
-    """Returns by α what is flagged of queries that are like n examples, by n and by what typicality is.
+    """Returns what is flagged of queries that are like n examples, by what typicality is and n, then by α.
 
-    "between quantiles" is what a profile does: quantiles of the n scores, interpolated; "by rank" is
-    conformal(). Only ranks matter, so scores are drawn evenly.
+    "between quantiles" is what a profile does: the n scores' quantiles, interpolated. "by rank" is
+    conformal(), and "smoothed rank" brings the former to it. Only ranks matter, so scores are drawn evenly.
     """
     random = np.random.default_rng(seed)
-    found: dict[str, dict[str, float]] = {str(alpha): {} for alpha in ALPHAS}
-    for count in (20, 60, 960):
-        between, by_rank = [], []
-        for _ in range(300):
-            known, asked = np.sort(random.random(count)), random.random(300)
-            between.append(np.interp(asked, np.quantile(known, TYPICALITY_LEVELS), TYPICALITY_LEVELS))
-            by_rank.append(conformal(known, asked))
-        for alpha in ALPHAS:
-            found[str(alpha)][f"between quantiles, n={count}"] = float(np.mean(np.array(between) <= alpha))
-            found[str(alpha)][f"by rank, n={count}"] = float(np.mean(np.array(by_rank) <= alpha))
+    found: dict[str, dict[str, float]] = {}
+    for count in FEW:
+        values: dict[str, list[Floats]] = {}
+        for _ in range(TRIALS):
+            known, asked = np.sort(random.random(count)), random.random(TRIALS)
+            between = np.interp(asked, np.quantile(known, TYPICALITY_LEVELS), TYPICALITY_LEVELS)
+            values.setdefault("between quantiles", []).append(between)
+            values.setdefault("by rank", []).append(conformal(known, asked))
+            values.setdefault("smoothed rank", []).append(smoothed(between, count))
+        for name, each in values.items():
+            found[f"{name}, n={count}"] = {
+                str(alpha): float(np.mean(np.array(each) <= alpha)) for alpha in ALPHAS
+            }
     return found
+
+
+def smoothed(between: Floats, count: int) -> Floats:
+    """Returns interpolated levels (n,) of ``count`` scores as p-values, at least 1 / (count + 1)."""
+    return (1.0 + (count - 1.0) * between) / (count + 1.0)
 
 
 Curve = dict[str, list[float]]

@@ -200,10 +200,12 @@ def test_k_means_finds_what_lies_apart() -> None:
 def test_conformal_values_flag_no_more_than_they_say() -> None:
     assert conformal(np.array([1.0, 2.0, 3.0]), np.array([0.5, 2.0, 9.0])).tolist() == [0.25, 0.75, 1.0]
     shares = flagged_of_few(0)
-    for alpha, row in shares.items():
+    for alpha in ("0.01", "0.02", "0.05", "0.1", "0.2"):
         for count in (20, 60, 960):
-            assert row[f"by rank, n={count}"] <= float(alpha) + 0.005
-    assert shares["0.01"]["between quantiles, n=20"] > 0.03
+            assert shares[f"by rank, n={count}"][alpha] <= float(alpha) + 0.005
+            assert shares[f"smoothed rank, n={count}"][alpha] <= float(alpha) + 0.005
+        assert shares["smoothed rank, n=60"]["0.1"] == pytest.approx(0.1, abs=0.01)
+    assert shares["between quantiles, n=20"]["0.01"] > 0.03
 
 
 def test_rules_widen_and_sharpen_what_they_should() -> None:
