@@ -60,6 +60,10 @@ bench-studies: setup ## Measure what was tried in routing on FLAN=dir; JSON=path
 bench-matching: setup ## Measure matching; FLAN=dir replays real scores too, JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.matching $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON))
 
+.PHONY: flan
+flan: setup ## Download the public FLAN data that bench-routing reads into DIR=path, without what adapters scored
+	@$(BIN)/python scripts/flan_download.py $(DIR)
+
 ##@ Check
 
 .PHONY: check
