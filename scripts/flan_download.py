@@ -98,8 +98,8 @@ def download(task: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
         raise Refused(
             f"{name} of dataset {DATASET} cannot be downloaded ({type(error).__name__}). This needs a "
-            "network: see that HF_HUB_OFFLINE is not set and that proxies are, and run it again; what has arrived is "
-            f"kept. If only this file is missing, leave it out: --without {task}"
+            "network: see that HF_HUB_OFFLINE is not set and that proxies are, and run it again; what has "
+            f"arrived is kept. If only this file is missing, leave it out: --without {task}"
         ) from error
 
 
