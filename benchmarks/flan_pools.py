@@ -25,7 +25,8 @@ from lorauter.routing import (
     term_frequencies,
 )
 from lorauter.routing.bm25 import terms_of
-from lorauter.routing.model import Adapter, Affinity, Pool, Snapshot, Task
+from lorauter.routing.fitting import refit
+from lorauter.routing.model import Adapter, Affinity, Pool, Profile, Snapshot, Task
 from lorauter.routing.strategies.strategy import Query
 
 REGIMES = ("non_ood", "semi_ood", "ood", "unseen_cluster")
@@ -84,23 +85,47 @@ class FlanPools:
             "unseen_cluster": (mates, mates),
         }[regime]
 
+    def arrivals(self) -> Iterator[tuple[int, list[str], list[str], float]]:
+        """Yields each task's row with the adapters of all queries, in order, before and after it came.
+
+        The last is 1 where the constants from before stayed, else 0. All adapters are there throughout.
+        """
+        everything = np.zeros(len(self.flan.tasks), dtype=bool)
+        for row in range(len(self.flan.tasks)):
+            before = self._pool(np.arange(len(everything)) == row)
+            found = refit(self._examples, before.profile)
+            after = self._compiled(everything, found.profile)
+            yield row, self._singles(before), self._singles(after), found.report["kept"]
+
+    def _singles(self, pool: CompiledPool) -> list[str]:
+        options = RouteOptions(max_adapters=1, task_count=1)
+        queries = [
+            Query(vector, text)
+            for name in self.flan.tasks
+            for vector, text in zip(self._embedded.queries[name], self.flan.queries[name], strict=True)
+        ]
+        return [decide(pool, query, options).best_single.adapter_id for query in queries]
+
     def _pool(self, barred: Mask) -> CompiledPool:
         key = barred.tobytes()
         if key not in self._pools:
-            kept = np.flatnonzero(~barred)
-            pool = Pool(
-                pool_id="flan",
-                base_model="",
-                base_model_aliases=(),
-                untypical_policy="ROUTE",
-                profile=fit_profile([self._examples[row] for row in kept]),
-                tasks=tuple(self._tasks[row] for row in kept),
-                adapters=tuple(Adapter(name, 1, name, routable=True) for name in self.flan.tasks),
-                backends=(),
-            )
-            snapshot = canonical(Snapshot("", 1, "", "", {"flan": pool}))
-            self._pools[key] = compile_pool(snapshot.pools["flan"])
+            profile = fit_profile([self._examples[row] for row in np.flatnonzero(~barred)])
+            self._pools[key] = self._compiled(barred, profile)
         return self._pools[key]
+
+    def _compiled(self, barred: Mask, profile: Profile) -> CompiledPool:
+        pool = Pool(
+            pool_id="flan",
+            base_model="",
+            base_model_aliases=(),
+            untypical_policy="ROUTE",
+            profile=profile,
+            tasks=tuple(self._tasks[row] for row in np.flatnonzero(~barred)),
+            adapters=tuple(Adapter(name, 1, name, routable=True) for name in self.flan.tasks),
+            backends=(),
+        )
+        snapshot = canonical(Snapshot("", 1, "", "", {"flan": pool}))
+        return compile_pool(snapshot.pools["flan"])
 
     def _task_examples(self, name: str) -> TaskExamples:
         texts, vectors = self.flan.validation[name], self._embedded.validation[name]

@@ -77,8 +77,10 @@ def routing(flan: Flan, directory: Path, seed: int) -> Report:
     for name, (pools, strategy) in routers.items():
         console.print(f"routing {count} queries: {name}", style="dim")
         found[name] = {regime: _routed(pools, regime, strategy) for regime in REGIMES}
+    console.print("churn: each task comes to the others", style="dim")
     report: Report = {
         "queries": count,
+        "churn": churn_figures(flan, ours),
         "strategies": {
             **{name: _figures(flan, routed) for name, routed in found.items()},
             **_baselines(flan, ours),
@@ -189,6 +191,28 @@ def _baselines(flan: Flan, pools: FlanPools) -> dict[str, Any]:
     }
 
 
+def churn_figures(flan: Flan, pools: FlanPools) -> Report:
+    """Returns the share of queries whose adapter changes as a task comes, mean over tasks and worst.
+
+    Counted are queries of tasks of other clusters, and under ``other_tasks`` those of all other tasks.
+    """
+    clusters = np.array(flan.clusters)
+    own = np.repeat(np.arange(len(clusters)), [len(flan.queries[name]) for name in flan.tasks])
+    unrelated, others, kept = [], [], []
+    for row, before, after, stays in pools.arrivals():
+        changed = np.array(before) != np.array(after)
+        unrelated.append(float(changed[clusters[own] != clusters[row]].mean()))
+        others.append(float(changed[own != row].mean()))
+        kept.append(stays)
+    return {
+        "mean": round(float(np.mean(unrelated)), 5),
+        "worst": round(max(unrelated), 5),
+        "worst_task": flan.tasks[int(np.argmax(unrelated))],
+        "other_tasks": {"mean": round(float(np.mean(others)), 5), "worst": round(max(others), 5)},
+        "constants_kept": round(float(np.mean(kept)), 3),
+    }
+
+
 def _honest(flan: Flan, routed: Routed, seed: int) -> float:
     """Returns Non-OOD with scores drawn anew: one draw chooses among adapters, another one judges."""
     random = np.random.default_rng(seed)
@@ -243,6 +267,12 @@ def _print(report: Report, out: Console) -> None:
                 f"{row['worst_task']['task']} at {row['worst_task']['percent_of_own']} % of its own adapter"
             )
     out.print(f"default, Non-OOD by scores drawn anew: {report['honest_non_ood']}")
+    churn = report["churn"]
+    out.print(
+        f"churn as a task comes: {100 * churn['mean']:.2f} % of the queries of other clusters, at worst "
+        f"{100 * churn['worst']:.2f} % ({churn['worst_task']}); of all other tasks "
+        f"{100 * churn['other_tasks']['mean']:.2f} %; constants kept {100 * churn['constants_kept']:.0f} %"
+    )
     for regime, (low, high) in report.get("default_minus_paper_encoder", {}).items():
         out.print(f"default less the paper's router on its own encoder, {regime}: {low:+.1f} to {high:+.1f}")
     out.print(f"{report['seconds']} s", style="dim")

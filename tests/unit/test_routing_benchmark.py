@@ -10,8 +10,11 @@ import pytest
 
 from benchmarks.flan import Flan, read_flan
 from benchmarks.flan_pools import REGIMES, FlanPools, by_task
-from benchmarks.routing import auroc, calibration_error
+from benchmarks.refitting import EXAMPLES, WORDS, pool, synthetic
+from benchmarks.routing import auroc, calibration_error, churn_figures
 from lorauter.encoder import Encoder
+from lorauter.routing.churn import churn
+from lorauter.routing.fitting import refit
 
 TEXTS = {
     "sum": ("maths", ["add 3 and 4", "add 7 and 1"], ["add 2 and 9"]),
@@ -72,6 +75,36 @@ def test_regimes_bar_what_they_say_when_queries_are_routed(flan: Flan, encoder: 
                     if regime == "non_ood":
                         assert decision.tasks[0].task_id == name
                         assert decision.best_single.adapter_id == name
+
+
+def test_churn_counts_queries_of_other_clusters_whose_adapter_changes_as_a_task_comes(
+    flan: Flan, encoder: Encoder
+) -> None:
+    groups = [*flan.validation.values(), *flan.queries.values()]
+    vectors = encoder.encode([text for group in groups for text in group])
+    pools = FlanPools(flan, by_task(flan, vectors))
+    moved = {
+        flan.tasks[row]: [one != other for one, other in zip(before, after, strict=True)]
+        for row, before, after, _ in pools.arrivals()
+    }
+    assert set(moved) == set(flan.tasks)
+    assert all(moved[name][place] for place, name in enumerate(flan.tasks))  # each to its own adapter
+    found = churn_figures(flan, pools)
+    unrelated = [np.mean(moved["sum"][2:]), np.mean(moved["product"][2:]), np.mean(moved["capital"][:2])]
+    assert found["mean"] == pytest.approx(np.mean(unrelated), abs=1e-5)
+    assert found["worst"] == pytest.approx(max(unrelated), abs=1e-5)
+    assert found["other_tasks"]["worst"] >= found["worst"]
+
+
+def test_refits_are_timed_on_tasks_that_can_be_told_apart() -> None:
+    tasks = synthetic(6, seed=0)
+    assert [len(task.terms) for task in tasks] == [EXAMPLES] * 6
+    assert np.linalg.norm(tasks[0].vectors, axis=1) == pytest.approx(np.ones(EXAMPLES), abs=1e-6)
+    assert tasks[0].total.counts.sum() == EXAMPLES * (3 * WORDS - 3)
+    profile = refit(tasks).profile
+    assert profile.figures["loo_top1"] > 0.9
+    known = pool(tasks, profile, seed=0)
+    assert churn(known, known, tasks) == 0.0
 
 
 def test_auroc_and_calibration_are_those_of_the_textbook() -> None:

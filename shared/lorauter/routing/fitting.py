@@ -35,7 +35,7 @@ UNTYPICAL_BELOW = 0.02
 TYPICALITY_LEVELS = (0.0, 0.005, 0.01, 0.02, 0.05, *(step / 10 for step in range(1, 10)), 0.95, 0.99, 1.0)
 """Quantiles kept of the leave-one-out best similarities; finest where the policy decides."""
 
-MAX_SCORES = 1 << 22
+MAX_SCORES = 1 << 20
 """Most (example, task) scores that a fit looks at: beyond it, evenly spaced examples stand for all."""
 
 _CHUNK = 1 << 20

@@ -62,7 +62,10 @@ def _left_out(words: Lexicon, own_places: Places, total: Terms, text: Terms) -> 
     held_at, held = find_terms(total.ids, text.ids)
     counts[held_at] -= text.counts[held]
     counts[counts <= 1e-6] = 0.0
-    places, known = find_terms(words.ids, text.ids)
+    if len(held) == len(text.ids):
+        places, known = own_places[held_at], held
+    else:
+        places, known = find_terms(words.ids, text.ids)
     is_held, is_gone = np.zeros((2, len(text.ids)), dtype=np.intp)
     is_held[held] = 1
     is_gone[held] = counts[held_at] == 0.0
