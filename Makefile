@@ -56,6 +56,10 @@ bench-routing: setup ## Compare routers on real queries and scores in FLAN=dir; 
 bench-studies: setup ## Measure what was tried in routing on FLAN=dir; JSON=path, PLOT=picture of risk and coverage
 	@$(BIN)/python -m benchmarks.studies $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))
 
+.PHONY: bench-refit
+bench-refit: setup ## Time refits, in full and after one more task; JSON=path writes the figures
+	@$(BIN)/python -m benchmarks.refitting $(if $(JSON),--json $(JSON))
+
 .PHONY: bench-matching
 bench-matching: setup ## Measure matching; FLAN=dir replays real scores too, JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.matching $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON))
