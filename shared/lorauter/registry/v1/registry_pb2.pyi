@@ -2606,7 +2606,13 @@ class Profile(_message.Message):
 
     @_builtins.property
     def figures(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Figures of the fit, by name, for instance `loo_top1`."""
+        """Figures of the fit, by name, for instance `loo_top1`. `kept` is 1 where the
+        weights and the shrinkage are those of the profile before, as the newly
+        fitted ones were not better: `log_loss_before` and `log_loss_fitted` are
+        both, leave-one-out on the same examples. `churn` (0..1) is the share of
+        known queries that the change of tasks sends to another adapter; it comes
+        after the profile, and not at all from a worker that has just started.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -2701,8 +2707,9 @@ class ActivateProfileRequest(_message.Message):
     pool: _builtins.str
     """The pool."""
     digest: _builtins.str
-    """The profile's digest. Empty: undo the last activation, so that the pool's
-    constants are fitted again at every change.
+    """The profile's digest; a pool's newest 100 are there to choose from. Empty:
+    undo the last activation, so that the pool's constants are fitted again at
+    every change, beginning with those in use.
     """
     request_id: _builtins.str
     """Makes the write idempotent."""
