@@ -57,6 +57,13 @@ class Settings(ServiceSettings):
         le=60,
         description="How long the index may search for candidates; after that all tasks are scored.",
     )
+    decision_cache: int = Field(
+        10_000,
+        ge=0,
+        le=1_000_000,
+        description="Decisions kept for queries that come again on the same snapshot, some 3 kB each; 0 "
+        "keeps none.",
+    )
     poll_seconds: float = Field(0.25, ge=0.05, le=60, description="Time between looks for a newer snapshot.")
     believe_seconds: float = Field(
         60.0,

@@ -19,6 +19,7 @@ from lorauter_router.adapters.encoding import BatchingEncoder
 from lorauter_router.adapters.searching import IndexNarrower
 from lorauter_router.api.grpc import RouterServicer
 from lorauter_router.config import Settings
+from lorauter_router.memory import DecisionMemory
 from lorauter_router.replay import Replayer
 from lorauter_router.service import RouterService
 from lorauter_router.tasks import SnapshotFollower
@@ -49,7 +50,10 @@ async def wired(settings: Settings, index: SnapshotIndex, *encoders: Encoder) ->
     )
     narrower = IndexNarrower(index, settings.exact_limit, settings.search_timeout_seconds)
     log = _decision_log(settings)
-    service = RouterService(follower, narrower, log, settings.tenant, settings.generation_wait_seconds)
+    memory = DecisionMemory(settings.decision_cache)
+    service = RouterService(
+        follower, narrower, log, memory, settings.tenant, settings.generation_wait_seconds
+    )
     server = GrpcServer()
     router_pb2_grpc.add_RouterServiceServicer_to_server(
         RouterServicer(service, Replayer(follower)), server.server

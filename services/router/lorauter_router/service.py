@@ -1,5 +1,5 @@
-"""Routes queries: one snapshot for a request, one batched encode, candidates where there are too many tasks,
-then the pure decision."""
+"""Routes queries: one snapshot for a request, what is remembered, one batched encode, candidates where there
+are too many tasks, then the pure decision."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+import numpy as np
+
 from lorauter.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -19,13 +21,16 @@ from lorauter.errors import (
     PermissionDenied,
 )
 from lorauter.identifiers import decode_generation
+from lorauter.routing.bm25 import Terms, terms_of
 from lorauter.routing.candidates import suffices
 from lorauter.routing.compiled import CompiledPool
 from lorauter.routing.deciding import check_options, decide
 from lorauter.routing.decision import Decision, RouteOptions
+from lorauter.routing.lexical import term_frequencies
 from lorauter.routing.strategies.strategy import Query
 from lorauter_router import metrics
-from lorauter_router.ports import DecisionLog, Encoded, Made, Narrower, Served, SnapshotSource
+from lorauter_router.memory import DecisionMemory, Key, Remembered, key_of
+from lorauter_router.ports import DecisionLog, Made, Narrower, Served, SnapshotSource
 
 MAX_BATCH = 256
 """Most queries of one RouteBatch."""
@@ -34,7 +39,9 @@ _ANSWER_SHARE = 0.9
 """Share of a deadline spent waiting for a generation, so that the refusal still arrives."""
 
 _YIELD_EVERY = 16
-"""Decisions of a batch after which other requests get a turn."""
+"""Queries of a batch after which other requests get a turn."""
+
+_NO_QUERY = Query(np.zeros(0, np.float32))
 
 
 class SearchKind(StrEnum):
@@ -57,7 +64,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Milliseconds spent; ``cached`` where the query's vector was known."""
+    """Milliseconds spent; ``cached`` where the query's vector, or the decision itself, was known."""
 
     encode_ms: float
     search_ms: float
@@ -86,23 +93,32 @@ class Answer:
 class Asked:
     """A question with what was found out for it: its pool, its query and, where searched for, candidates.
 
-    ``search_seconds`` were spent on candidates, also in vain.
+    ``known`` is its decision, where it was made before. ``search_seconds`` were spent on candidates, also in
+    vain.
     """
 
     question: Question
     pool: CompiledPool
+    key: Key
+    known: Remembered | None
     query: Query
-    cached: bool
+    cached: bool = True
     few: CompiledPool | None = None
     search_seconds: float = 0.0
 
-    def decided(self) -> tuple[Decision, CompiledPool]:
-        """Returns the decision, and what it was made on: the candidates if they suffice, else all tasks."""
+    def decided(self) -> Remembered:
+        """Returns the decision: the one before, on the candidates if they suffice, or on all tasks."""
+        if self.known is not None:
+            return self.known
         if self.few is not None:
             decision = decide(self.few, self.query, self.question.options)
             if suffices(self.few, decision):
-                return decision, self.few
-        return decide(self.pool, self.query, self.question.options), self.pool
+                return self._made(decision, self.few)
+        return self._made(decide(self.pool, self.query, self.question.options), self.pool)
+
+    def _made(self, decision: Decision, scored: CompiledPool) -> Remembered:
+        is_exact = scored is self.pool
+        return Remembered(decision, len(scored.tasks), is_exact, self.query.vector, self.query.terms)
 
 
 class RouterService:
@@ -113,12 +129,14 @@ class RouterService:
         source: SnapshotSource,
         narrower: Narrower,
         log: DecisionLog,
+        memory: DecisionMemory,
         tenant: str,
         generation_wait_seconds: float,
     ) -> None:
         self._source = source
         self._narrower = narrower
         self._log = log
+        self._memory = memory
         self._tenant = tenant
         self._wait_seconds = generation_wait_seconds
 
@@ -140,14 +158,12 @@ class RouterService:
         try:
             async with asyncio.timeout(timeout_seconds):
                 served = await self._served_for(questions, timeout_seconds)
-                for number, question in enumerate(questions):
-                    with _naming(number, questions):
-                        served.snapshot.pool(question.pool)
+                asked = self._asked(questions, served)
                 at = time.perf_counter()
-                encoded = await served.encoder.encode([question.text for question in questions])
+                asked = await self._encoded(asked, served)
                 encode_seconds = time.perf_counter() - at
                 metrics.STAGE_SECONDS.labels("encode").observe(encode_seconds)
-                asked = await self._narrowed(self._asked(questions, encoded, served), served)
+                asked = await self._narrowed(asked, served)
                 return await self._decide(asked, served, began, encode_seconds)
         except TimeoutError:
             raise DeadlineExceeded(
@@ -195,16 +211,34 @@ class RouterService:
             )
         return served
 
-    def _asked(
-        self, questions: Sequence[Question], encoded: Sequence[Encoded], served: Served
-    ) -> list[Asked]:
+    def _asked(self, questions: Sequence[Question], served: Served) -> list[Asked]:
+        digest = served.snapshot.snapshot.digest
         made: list[Asked] = []
-        for question, vector in zip(questions, encoded, strict=True):
-            query = Query(vector.vector, question.text)
-            if self._log.keeps_features:
-                query = replace(query, terms=query.words())
-            made.append(Asked(question, served.snapshot.compiled(question.pool), query, vector.cached))
+        for number, question in enumerate(questions):
+            with _naming(number, questions):
+                pool = served.snapshot.compiled(question.pool)
+            key = key_of(digest, pool.pool_id, question.text, question.options)
+            made.append(Asked(question, pool, key, self._memory.recall(key), _NO_QUERY))
         return made
+
+    async def _encoded(self, asked: Sequence[Asked], served: Served) -> list[Asked]:
+        """Returns the questions with their queries; words are counted while the encoder's thread works."""
+        new = [number for number, each in enumerate(asked) if each.known is None]
+        found = list(asked)
+        if not new:
+            return found
+        texts = [asked[number].question.text for number in new]
+        encoding = asyncio.ensure_future(served.encoder.encode(texts))
+        try:
+            await asyncio.sleep(0)  # it begins
+            words = await _words(texts)
+            encoded = await encoding
+        finally:
+            encoding.cancel()
+        for number, terms, vector in zip(new, words, encoded, strict=True):
+            query = Query(vector.vector, asked[number].question.text, terms)
+            found[number] = replace(asked[number], query=query, cached=vector.cached)
+        return found
 
     async def _narrowed(self, asked: list[Asked], served: Served) -> list[Asked]:
         """Returns the questions with candidates where their pools are too large to score every task."""
@@ -212,7 +246,7 @@ class RouterService:
             return asked
 
         async def narrowed(each: Asked) -> Asked:
-            if not self._narrower.applies(each.pool):
+            if each.known is not None or not self._narrower.applies(each.pool):
                 return each
             at = time.perf_counter()
             options = each.question.options
@@ -231,9 +265,10 @@ class RouterService:
             if number and number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
             at = time.perf_counter()
-            decision, scored = each.decided()
+            made = each.decided()
             now = time.perf_counter()
-            search = SearchKind.EXACT if scored is each.pool else SearchKind.CANDIDATES
+            decision = made.decision
+            search = SearchKind.EXACT if made.is_exact else SearchKind.CANDIDATES
             metrics.STAGE_SECONDS.labels("decide").observe(now - at)
             metrics.STAGE_SECONDS.labels("total").observe(now - began)
             metrics.DECISIONS.labels(each.pool.pool_id, decision.strategy, decision.action.value).inc()
@@ -255,14 +290,16 @@ class RouterService:
                 profile_digest=each.pool.profile.digest,
                 stale=served.stale,
                 search=search,
-                scored_tasks=len(scored.tasks),
+                scored_tasks=made.scored_tasks,
                 timings=timings,
             )
             answers.append(answer)
-            self._record(answer, each)
+            if made.is_exact != self._narrower.applies(each.pool):  # else the next search may find more
+                self._memory.keep(each.key, made)
+            self._record(answer, each, made)
         return answers
 
-    def _record(self, answer: Answer, asked: Asked) -> None:
+    def _record(self, answer: Answer, asked: Asked, made: Remembered) -> None:
         self._log.record(
             Made(
                 decision_id=answer.decision_id,
@@ -274,10 +311,19 @@ class RouterService:
                 encoder_digest=answer.encoder_digest,
                 stale=answer.stale,
                 text=asked.question.text,
-                vector=asked.query.vector,
-                terms=asked.query.terms,
+                vector=made.vector,
+                terms=made.terms if self._log.keeps_features else None,
             )
         )
+
+
+async def _words(texts: Sequence[str]) -> list[Terms]:
+    found: list[Terms] = []
+    for number, text in enumerate(texts):
+        if number and number % _YIELD_EVERY == 0:
+            await asyncio.sleep(0)
+        found.append(terms_of(term_frequencies(text)))
+    return found
 
 
 @contextmanager

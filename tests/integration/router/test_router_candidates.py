@@ -245,7 +245,8 @@ async def test_all_tasks_are_scored_when_the_index_is_halted_or_gone(
     with running(index_process(port)) as process:
         index = QdrantIndex(index_url(port), timeout_seconds=5)
         index.publish(demo.snapshot(tenant, 1, demo.tasks), [])
-        async with lab.router_on(index, tenant=tenant, exact_limit=0, search_timeout_seconds=2.0) as router:
+        settings = {"exact_limit": 0, "search_timeout_seconds": 2.0, "decision_cache": 0}
+        async with lab.router_on(index, tenant=tenant, **settings) as router:
             answer = await router.route(query=demo.queries[0])
             assert answer.search == pb.SEARCH_KIND_CANDIDATES
             os.kill(process.pid, signal.SIGSTOP)

@@ -1,0 +1,51 @@
+"""Remembers decisions: the same query on the same snapshot is decided once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from lorauter.routing.bm25 import Terms
+from lorauter.routing.decision import Decision, RouteOptions
+from lorauter.routing.model import Vector
+
+Key = tuple[str, str, bytes, RouteOptions]
+"""A snapshot's digest, the pool, the text's hash and the options: all that a decision depends on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Remembered:
+    """A decision, on how many tasks, all or only candidates, and what a log keeps of its query."""
+
+    decision: Decision
+    scored_tasks: int
+    is_exact: bool
+    vector: Vector
+    terms: Terms | None
+
+
+class DecisionMemory:
+    """Keeps the last ``size`` decisions that were made or asked for again. Belongs to one event loop."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._known: OrderedDict[Key, Remembered] = OrderedDict()
+
+    def recall(self, key: Key) -> Remembered | None:
+        """Returns what was kept under ``key``."""
+        found = self._known.get(key)
+        if found is not None:
+            self._known.move_to_end(key)
+        return found
+
+    def keep(self, key: Key, made: Remembered) -> None:
+        """Keeps a decision, and forgets the one that was longest not asked for where there are too many."""
+        self._known[key] = made
+        while len(self._known) > self._size:
+            self._known.popitem(last=False)
+
+
+def key_of(snapshot: str, pool: str, text: str, options: RouteOptions) -> Key:
+    """Returns what a decision is kept under; of the text only a hash."""
+    return snapshot, pool, hashlib.blake2b(text.encode(), digest_size=16).digest(), options
