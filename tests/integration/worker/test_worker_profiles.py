@@ -14,7 +14,7 @@ TOPICS = ("sorting letters", "naming capital cities", "adding long numbers", "tr
 
 
 def mixed(registry, number: int) -> list[tuple[str, str]]:
-    """Examples of a topic and the same that its neighbour has, so that no constants tell all of them apart."""
+    """Examples of a topic and some that its neighbour has too: no constants tell all of them apart."""
     own, other = TOPICS[number], TOPICS[number - 1]
     return [*registry.questions(own, 7), *registry.questions(other, 3)]
 
