@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -32,7 +33,8 @@ def counted(result: str) -> float:
 
 
 def entries(stream: redis.Redis) -> list[dict[bytes, bytes]]:
-    return [fields for _, fields in stream.xrange(STREAM)]
+    found: Any = stream.xrange(STREAM)
+    return [fields for _, fields in found]
 
 
 async def test_decision_is_recorded_with_what_a_replay_needs(lab, redis_url, stream) -> None:

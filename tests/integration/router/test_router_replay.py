@@ -43,7 +43,10 @@ async def test_replay_decides_by_other_constants_and_strategies_when_asked(route
     recorded[0].strategy = "paper"
     recorded[0].exclude_adapters.append("abacus")
     (paper, *_) = (await router.stub.Replay(pb.ReplayRequest(queries=recorded), timeout=10)).responses
-    assert paper.strategy == "paper"
+    assert (paper.strategy, paper.HasField("explanation")) == ("paper", False)
+    recorded[0].why_not.append("abacus")
+    (asked, *_) = (await router.stub.Replay(pb.ReplayRequest(queries=recorded), timeout=10)).responses
+    assert [one.fate for one in asked.explanation.why_not] == [pb.ADAPTER_FATE_EXCLUDED]
     assert "abacus" not in {one.adapter_id for one in paper.adapters}
 
 

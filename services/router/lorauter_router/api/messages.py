@@ -85,7 +85,7 @@ def response_of(answer: Answer, text: str) -> pb.RouteResponse:
         )
     )
     if answer.decision.explanation is not None:
-        response.explanation.CopyFrom(_explanation(answer.decision.explanation, text))
+        response.explanation.CopyFrom(explanation_of(answer.decision.explanation, text))
         response.explanation.scored_tasks = answer.scored_tasks
     return response
 
@@ -158,7 +158,8 @@ def _arm(arm: Arm) -> dict[str, Any]:
     return {"adapter_id": arm.adapter_id, "version": arm.version, "digest": arm.digest}
 
 
-def _explanation(explanation: Explanation, text: str) -> pb.Explanation:
+def explanation_of(explanation: Explanation, text: str) -> pb.Explanation:
+    """Returns the explanation of a decision on the routed ``text``, empty where that is not known."""
     return pb.Explanation(
         constants=dict(explanation.constants),
         affinities=[

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lorauter.router.v1 import router_pb2 as pb
-from lorauter.routing.decision import DEFAULT_MAX_ADAPTERS, DEFAULT_STRATEGY, RouteOptions
-from lorauter_router.api.messages import decided
+from lorauter.routing.decision import DEFAULT_MAX_ADAPTERS, DEFAULT_STRATEGY, Decision, RouteOptions
+from lorauter_router.api.messages import decided, explanation_of
 from lorauter_router.replay import Recorded, Replayed
 
 
@@ -19,11 +19,19 @@ def recorded_from(query: pb.RecordedQuery) -> Recorded:
             tags=frozenset(query.tags),
             exclude_tasks=frozenset(query.exclude_tasks),
             exclude_adapters=frozenset(query.exclude_adapters),
+            explain=bool(query.why_not),
+            why_not=tuple(query.why_not),
         ),
     )
 
 
 def replayed_of(replayed: Replayed) -> pb.ReplayResponse:
     """Returns the response of a replay."""
-    made_on = (replayed.pool, replayed.generation, replayed.profile_digest, replayed.stale)
-    return pb.ReplayResponse(responses=[decided(decision, *made_on) for decision in replayed.decisions])
+    return pb.ReplayResponse(responses=[_response(replayed, decision) for decision in replayed.decisions])
+
+
+def _response(replayed: Replayed, decision: Decision) -> pb.RouteResponse:
+    response = decided(decision, replayed.pool, replayed.generation, replayed.profile_digest, replayed.stale)
+    if decision.explanation is not None:
+        response.explanation.CopyFrom(explanation_of(decision.explanation, ""))
+    return response

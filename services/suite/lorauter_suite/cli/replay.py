@@ -73,13 +73,16 @@ def _print(found: Comparison) -> None:
     def share(count: int) -> str:
         return f"{count:,} ({100 * count / found.replayed:.1f} %)"
 
-    before, after = (value / found.replayed for value in (found.utility_before, found.utility_after))
+    before, after, as_expected = (
+        f"{value / found.replayed:.3f}" for value in (found.before, found.after, found.as_expected)
+    )
     print_fields(
         (
             ("decisions replayed", f"{found.replayed:,}"),
             ("best single changed", share(found.best_single_changed)),
             ("action changed", share(found.action_changed)),
-            ("expected utility", f"{before:.3f} before, {after:.3f} after, each as it expects itself"),
+            ("expected utility", f"{before} before, {after} after, both as today's way expects"),
+            ("", f"{as_expected} after, as the other way expects itself"),
             *((f"left out: {reason}", f"{count:,}") for reason, count in found.left_out.items()),
         )
     )
@@ -98,8 +101,9 @@ def _plain(pool: str, found: Comparison) -> dict[str, Any]:
         "best_single_changed": found.best_single_changed,
         "action_changed": found.action_changed,
         "expected_utility": {
-            "before": found.utility_before / found.replayed,
-            "after": found.utility_after / found.replayed,
+            "before": found.before / found.replayed,
+            "after": found.after / found.replayed,
+            "after_as_expected": found.as_expected / found.replayed,
         },
         "changes": [
             {"before": one.before, "after": one.after, "count": one.count, "example": one.example}

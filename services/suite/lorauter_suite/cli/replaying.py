@@ -33,13 +33,18 @@ class Change:
 
 @dataclass(slots=True)
 class Comparison:
-    """What two ways to decide make of the same queries. Utilities are sums."""
+    """What two ways to decide make of the same queries.
+
+    Sums of expected utilities: of what was served ``before`` and is served ``after``, as today's way expects
+    both; and of the latter ``as_expected`` by the other way itself.
+    """
 
     replayed: int = 0
     best_single_changed: int = 0
     action_changed: int = 0
-    utility_before: float = 0.0
-    utility_after: float = 0.0
+    before: float = 0.0
+    after: float = 0.0
+    as_expected: float = 0.0
     left_out: Counter[str] = field(default_factory=Counter)
     _changes: Counter[tuple[str, str]] = field(default_factory=Counter)
     _examples: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -51,8 +56,9 @@ class Comparison:
         self.replayed += 1
         self.best_single_changed += before.best_single.adapter_id != after.best_single.adapter_id
         self.action_changed += before.action != after.action
-        self.utility_before += before.best_single.expected_utility
-        self.utility_after += after.best_single.expected_utility
+        self.before += before.best_single.expected_utility
+        self.after += before.explanation.why_not[0].expected_utility
+        self.as_expected += after.best_single.expected_utility
         change = (_served(before), _served(after))
         if change[0] != change[1]:
             self._changes[change] += 1
@@ -82,14 +88,17 @@ def compare(
     replayable = _replayable(decisions, encoder_digest, found)
     while batch := list(islice(replayable, BATCH)):
         pool = batch[0].pool
-        as_it_was = [_query(one, one.strategy) for one in batch]
         changed = [_query(one, strategy or one.strategy) for one in batch]
         generation, now = "", ""
         while not now or generation != now:
-            before = client.router.replay(pool=pool, queries=as_it_was, encoder_digest=encoder_digest)
             after = client.router.replay(
                 pool=pool, queries=changed, encoder_digest=encoder_digest, constants=constants
             )
+            as_it_was = [
+                _query(one, one.strategy, new.best_single.adapter_id)
+                for one, new in zip(batch, after.responses, strict=True)
+            ]
+            before = client.router.replay(pool=pool, queries=as_it_was, encoder_digest=encoder_digest)
             generation, now = before.responses[0].generation, after.responses[0].generation
         for one, old, new in zip(batch, before.responses, after.responses, strict=True):
             found.add(one.id, old, new)
@@ -117,7 +126,7 @@ def _replayable(
             yield one
 
 
-def _query(decision: registry_pb2.Decision, strategy: str) -> router_pb2.RecordedQuery:
+def _query(decision: registry_pb2.Decision, strategy: str, *asked: str) -> router_pb2.RecordedQuery:
     options = decision.options
     return router_pb2.RecordedQuery(
         vector=decision.vector,
@@ -127,6 +136,7 @@ def _query(decision: registry_pb2.Decision, strategy: str) -> router_pb2.Recorde
         tags=options.tags,
         exclude_tasks=options.exclude_tasks,
         exclude_adapters=options.exclude_adapters,
+        why_not=asked,
     )
 
 

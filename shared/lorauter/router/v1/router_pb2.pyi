@@ -833,6 +833,7 @@ class RecordedQuery(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     EXCLUDE_TASKS_FIELD_NUMBER: _builtins.int
     EXCLUDE_ADAPTERS_FIELD_NUMBER: _builtins.int
+    WHY_NOT_FIELD_NUMBER: _builtins.int
     vector: _builtins.bytes
     """The query's vector: half-precision floats, little-endian."""
     terms: _builtins.bytes
@@ -855,6 +856,12 @@ class RecordedQuery(_message.Message):
     def exclude_adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Adapters that take no part."""
 
+    @_builtins.property
+    def why_not(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Adapters, at most 8, to say something about in `explanation.why_not`; any of
+        them fills `explanation`.
+        """
+
     def __init__(
         self,
         *,
@@ -865,10 +872,11 @@ class RecordedQuery(_message.Message):
         tags: _abc.Iterable[_builtins.str] | None = ...,
         exclude_tasks: _abc.Iterable[_builtins.str] | None = ...,
         exclude_adapters: _abc.Iterable[_builtins.str] | None = ...,
+        why_not: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_adapters", b"exclude_adapters", "exclude_tasks", b"exclude_tasks", "max_adapters", b"max_adapters", "strategy", b"strategy", "tags", b"tags", "terms", b"terms", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_adapters", b"exclude_adapters", "exclude_tasks", b"exclude_tasks", "max_adapters", b"max_adapters", "strategy", b"strategy", "tags", b"tags", "terms", b"terms", "vector", b"vector", "why_not", b"why_not"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -946,7 +954,7 @@ class ReplayResponse(_message.Message):
     @_builtins.property
     def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteResponse]:
         """One decision for each query, all of one generation, without `decision_id`,
-        `timings`, `explanation` and `encoder_digest`.
+        `timings` and `encoder_digest`.
         """
 
     def __init__(
