@@ -20,7 +20,12 @@ STYLES = {
 """Okabe and Ito's colours, which people who see few colours tell apart, and lines that print in grey."""
 
 INK, GRID = "#222222", "#dddddd"
-RECIPE: dict[Any, Any] = {"font.family": "DejaVu Sans", "font.size": 9.0, "svg.hashsalt": "lorauter"}
+RECIPE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans", "sans-serif"],
+    "font.size": 9.0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lorauter",
+}
 
 
 def draw(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
