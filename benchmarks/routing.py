@@ -54,9 +54,12 @@ def main(
     path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of draws and resamples.")] = 0,
 ) -> None:
-    """Routes real queries, judged by the scores that adapters really had on their tasks."""
+    """Routes real queries, judged by the scores that adapters really had on their tasks.
+
+    Without affinity.csv, as `make flan` leaves the folder, only by the tasks that are found.
+    """
     started = time.perf_counter()
-    report = routing(read_flan(flan), flan, seed)
+    report = routing(read_flan(flan, needs_scores=False), flan, seed)
     report |= {"machine": machine(), "versions": versions(), "seed": seed}
     report["seconds"] = round(time.perf_counter() - started, 1)
     _print(report, Console())
@@ -65,7 +68,10 @@ def main(
 
 
 def routing(flan: Flan, directory: Path, seed: int) -> Report:
-    """Returns the report; `paper_encoder` is in it where ``directory`` has that encoder's vectors."""
+    """Returns the report; `paper_encoder` is in it where ``directory`` has that encoder's vectors.
+
+    What is about scores, `single` among it, is left out where ``flan`` is not scored.
+    """
     count = sum(map(len, flan.queries.values()))
     console.print("encoding", style="dim")
     ours = FlanPools(flan, embedded(flan, None))
@@ -81,12 +87,14 @@ def routing(flan: Flan, directory: Path, seed: int) -> Report:
     report: Report = {
         "queries": count,
         "churn": churn_figures(flan, ours),
-        "strategies": {
-            **{name: _figures(flan, routed) for name, routed in found.items()},
-            **_baselines(flan, ours),
-        },
-        "honest_non_ood": round(_honest(flan, found["default"]["non_ood"], seed), 2),
+        "strategies": {name: _figures(flan, routed) for name, routed in found.items()},
     }
+    if not flan.is_scored:
+        return report
+    for name, routed in found.items():
+        report["strategies"][name] |= _judged(flan, routed)
+    report["strategies"] |= _baselines(flan, ours)
+    report["honest_non_ood"] = round(_honest(flan, found["default"]["non_ood"], seed), 2)
     if theirs is not None:
         report["default_minus_paper_encoder"] = {
             regime: _interval(flan, found["default"][regime], found["paper_encoder"][regime], seed)
@@ -124,10 +132,6 @@ def _figures(flan: Flan, routed: Mapping[str, Routed]) -> dict[str, Any]:
     order = np.argsort(-posterior, axis=1, kind="stable")
     usual = np.concatenate(routed["non_ood"].typicality)
     of_own = posterior[np.arange(len(own)), own]
-    scores = {regime: _scores(flan, each) for regime, each in routed.items()}
-    aligned = dict(zip(flan.tasks, np.diag(flan.affinity).tolist(), strict=True))
-    shares = {name: float(np.mean(each)) / aligned[name] for name, each in scores["non_ood"].items()}
-    worst = min(shares, key=lambda name: shares[name])
     exact = {
         "top1": float((order[:, 0] == own).mean()),
         "top3": float((order[:, :3] == own[:, None]).any(axis=1).mean()),
@@ -137,8 +141,15 @@ def _figures(flan: Flan, routed: Mapping[str, Routed]) -> dict[str, Any]:
         "auroc_unseen_task": auroc(usual, np.concatenate(routed["ood"].typicality)),
         "auroc_unseen_cluster": auroc(usual, np.concatenate(routed["unseen_cluster"].typicality)),
     }
+    return {name: round(value, 4) for name, value in exact.items()}
+
+
+def _judged(flan: Flan, routed: Mapping[str, Routed]) -> dict[str, Any]:
+    scores = {regime: _scores(flan, each) for regime, each in routed.items()}
+    aligned = dict(zip(flan.tasks, np.diag(flan.affinity).tolist(), strict=True))
+    shares = {name: float(np.mean(each)) / aligned[name] for name, each in scores["non_ood"].items()}
+    worst = min(shares, key=lambda name: shares[name])
     return {
-        **{name: round(value, 4) for name, value in exact.items()},
         "single": {regime: round(flan.percent_of_oracle(each), 2) for regime, each in scores.items()},
         "worst_task": {"task": worst, "percent_of_own": round(100 * shares[worst], 1)},
     }
@@ -253,7 +264,7 @@ def _print(report: Report, out: Console) -> None:
     for column in ("", *REGIMES, "top1", "top3", "cluster", "loss", "ECE"):
         table.add_column(column.replace("_", " "), justify="right" if column else "left")
     for name, row in report["strategies"].items():
-        cells = [f"{row['single'][regime]:.1f}" for regime in REGIMES]
+        cells = [f"{row['single'][regime]:.1f}" if "single" in row else "" for regime in REGIMES]
         if "top1" in row:
             cells += [f"{100 * row[key]:.1f}" for key in ("top1", "top3", "cluster_top1")]
             cells += [f"{row['log_loss']:.2f}", f"{row['ece']:.3f}"]
@@ -263,10 +274,13 @@ def _print(report: Report, out: Console) -> None:
         if "top1" in row:
             out.print(
                 f"{name}: AUROC of typicality {row['auroc_unseen_task']:.2f} (own task barred), "
-                f"{row['auroc_unseen_cluster']:.2f} (own cluster barred); worst task "
-                f"{row['worst_task']['task']} at {row['worst_task']['percent_of_own']} % of its own adapter"
+                f"{row['auroc_unseen_cluster']:.2f} (own cluster barred)"
             )
-    out.print(f"default, Non-OOD by scores drawn anew: {report['honest_non_ood']}")
+        if "worst_task" in row:
+            worst = row["worst_task"]
+            out.print(f"{name}: worst task {worst['task']} at {worst['percent_of_own']} % of its own adapter")
+    if "honest_non_ood" in report:
+        out.print(f"default, Non-OOD by scores drawn anew: {report['honest_non_ood']}")
     churn = report["churn"]
     out.print(
         f"churn as a task comes: {100 * churn['mean']:.2f} % of the queries of other clusters, at worst "

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.flan import Flan, read_flan
 from benchmarks.flan_pools import REGIMES, FlanPools, by_task
 from benchmarks.refitting import EXAMPLES, WORDS, pool, synthetic
-from benchmarks.routing import auroc, calibration_error, churn_figures
+from benchmarks.routing import auroc, calibration_error, churn_figures, routing
 from lorauter.encoder import Encoder
 from lorauter.routing.churn import churn
 from lorauter.routing.fitting import refit
@@ -112,3 +112,17 @@ def test_auroc_and_calibration_are_those_of_the_textbook() -> None:
     confidence = np.array([0.95, 0.95, 0.55, 0.55])
     right = np.array([True, False, True, True])
     assert calibration_error(confidence, right) == pytest.approx(0.5 * 0.45 + 0.5 * 0.45)
+
+
+def test_tasks_are_judged_and_scores_are_not_when_nobody_knows_any(flan: Flan, tmp_path: Path) -> None:
+    scored = routing(flan, tmp_path, 0)
+    (tmp_path / "affinity.csv").unlink()
+    report = routing(read_flan(tmp_path, needs_scores=False), tmp_path, 0)
+    assert set(report["strategies"]) == {"default", "paper", "paper_tuned"}
+    for name, figures in report["strategies"].items():
+        assert "single" not in figures
+        for key in ("top1", "top3", "log_loss", "ece", "auroc_unseen_task"):
+            assert figures[key] == scored["strategies"][name][key]
+    assert "honest_non_ood" not in report
+    with pytest.raises(FileNotFoundError, match="affinity"):
+        read_flan(tmp_path)
