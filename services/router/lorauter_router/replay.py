@@ -102,9 +102,9 @@ class Replayer:
 
     def _under(self, served: Served, name: str, constants: Mapping[str, float]) -> CompiledPool:
         pool = under(served.snapshot.pool(name), constants)
-        if self._compiled_of != served.snapshot.generation:
+        if self._compiled_of != served.snapshot.snapshot.digest:
             self._compiled.clear()
-            self._compiled_of = served.snapshot.generation
+            self._compiled_of = served.snapshot.snapshot.digest
         key = (pool.pool_id, pool.profile.digest)
         found = self._compiled.pop(key, None)
         if found is None:

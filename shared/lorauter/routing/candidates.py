@@ -65,7 +65,7 @@ def restricted(pool: CompiledPool, rows: Rows, text: Terms) -> CompiledPool:
 
     What is left scores as in the whole pool: mean, whitening, idf and arms stay those of all tasks.
     """
-    tasks = tuple(pool.tasks[row] for row in rows)
+    tasks = tuple(pool.tasks[row] for row in rows.tolist())
     carriers: dict[str, list[int]] = {}
     for row, task in enumerate(tasks):
         for tag in task.tags:

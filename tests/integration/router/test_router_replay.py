@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,6 +49,19 @@ async def test_replay_decides_by_other_constants_and_strategies_when_asked(route
     (asked, *_) = (await router.stub.Replay(pb.ReplayRequest(queries=recorded), timeout=10)).responses
     assert [one.fate for one in asked.explanation.why_not] == [pb.ADAPTER_FATE_EXCLUDED]
     assert "abacus" not in {one.adapter_id for one in paper.adapters}
+
+
+async def test_replay_is_of_what_is_served_when_it_is_another_snapshot_of_the_same_generation(
+    lab, recorded
+) -> None:
+    index = lab.index(7)
+    async with lab.router_on(index) as router:
+        request = pb.ReplayRequest(queries=recorded, constants={"dense_weight": 5.0})
+        assert len((await router.stub.Replay(request, timeout=10)).responses[0].tasks) == 3
+        (pool,) = lab.snapshot(7).pools.values()
+        index.publish(replace(lab.snapshot(7), pools={"p": replace(pool, tasks=pool.tasks[:2])}), [])
+        await lab.eventually(lambda: len(router.follower.current().snapshot.pool("p").tasks) == 2)
+        assert len((await router.stub.Replay(request, timeout=10)).responses[0].tasks) == 2
 
 
 @pytest.mark.parametrize(

@@ -379,6 +379,17 @@ def run_worker(settings, log):
 
 
 @pytest.fixture
+def run_router(settings, registry, tmp_path):
+    """Runs a router of the test's tenant for a block: ``run_router(LORAUTER_…=…)``."""
+
+    def run(**environment: str):
+        defaults = {"QDRANT_URL": str(settings.qdrant_url), "LORAUTER_TENANT": registry.tenant}
+        return running("lorauter_router.main", tmp_path / "router.log", **{**defaults, **environment})
+
+    return run
+
+
+@pytest.fixture
 def settings(postgres_url, redis_url, qdrant_url) -> Settings:
     return Settings(
         database_url=postgres_url,

@@ -213,6 +213,21 @@ async def test_a_published_generation_is_picked_up_within_a_second_when_settings
                         break
 
 
+def test_router_process_changes_over_when_it_was_told_of_the_next_encoder(
+    filled: Any,
+    make_index_worker: Callable[..., Any],
+    run_router: Callable[..., Any],
+    other_encoder: Encoder,
+    other_encoder_files: Path,
+) -> None:
+    make_index_worker("first").indexer.drain()
+    with run_router(LORAUTER_NEXT_ENCODER=str(other_encoder_files)) as router:
+        filled.eventually(lambda: router.metric("lorauter_router_snapshot_swaps_total") == 1)
+        make_index_worker("second", other_encoder).indexer.reconcile()
+        filled.eventually(lambda: router.metric("lorauter_router_snapshot_swaps_total") == 2)
+        assert router.metric("lorauter_router_snapshot_stale") == 0
+
+
 def test_nothing_is_encoded_again_when_a_worker_goes_back_to_the_former_encoder(
     filled: Any, make_index_worker: Callable[..., Any], other_encoder: Encoder
 ) -> None:
