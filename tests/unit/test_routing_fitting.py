@@ -13,7 +13,13 @@ from hypothesis.extra import numpy as hnp
 from lorauter.encoder import Encoder
 from lorauter.errors import InvalidArgument
 from lorauter.routing import TaskExamples, fit_profile, represent
-from lorauter.routing.fitting import TEMPERATURES, TYPICALITY_LEVELS, typicality_name
+from lorauter.routing.fitting import (
+    TEMPERATURES,
+    TYPICALITY_LEVELS,
+    add_quantiles,
+    make_profile,
+    typicality_name,
+)
 from lorauter.routing.posterior import UNFITTED
 from lorauter.routing.representation import MAX_TERMS
 from lorauter.routing.strategies.strategy import typicality_of
@@ -133,8 +139,21 @@ def test_constants_are_the_unfitted_ones_when_nothing_can_be_scored(tasks: list[
 def test_typicality_is_known_when_there_is_one_task() -> None:
     profile = fit_profile(clouds(1, 20, noise=0.5))
     assert profile.constants["temperature"] == 0.05
-    assert typicality_of(profile, -1.0) == 0.0
-    assert typicality_of(profile, 1.0) == 1.0
+    assert typicality_of(profile, -1.0) == pytest.approx(1 / 21)
+    assert typicality_of(profile, 1.0) == pytest.approx(20 / 21)
+
+
+@pytest.mark.parametrize("known", [20, 60, 960])
+def test_share_of_queries_flagged_is_alpha_at_most_when_they_are_like_the_known_ones(known: int) -> None:
+    random = np.random.default_rng(known)
+    flagged = []
+    for _ in range(200):
+        best = random.standard_normal(known)
+        constants: dict[str, float] = {}
+        add_quantiles(constants, best, "similarity")
+        profile = make_profile(constants, {})
+        flagged += [typicality_of(profile, value) <= 0.05 for value in random.standard_normal(100)]
+    assert 0.03 < np.mean(flagged) < 0.055
 
 
 def test_profile_is_finite_when_validation_sets_are_identical() -> None:

@@ -17,7 +17,17 @@ from lorauter.routing.model import Profile
 from lorauter.routing.posterior import DECIMALS, Fit, fit_posterior, stays
 from lorauter.routing.representation import unit_rows
 
-__all__ = ["Memory", "Refit", "TaskExamples", "fit_profile", "make_profile", "refit", "typicality_name"]
+__all__ = [
+    "Memory",
+    "Refit",
+    "TaskExamples",
+    "add_quantiles",
+    "fit_profile",
+    "known_name",
+    "make_profile",
+    "refit",
+    "typicality_name",
+]
 
 UNFITTED_TASKS = 3
 UNFITTED_TEMPERATURE = 0.05
@@ -61,6 +71,11 @@ class Refit:
 def typicality_name(level: float, of: str = "similarity") -> str:
     """Returns the constant that holds a quantile of the best similarities, or scores, of known queries."""
     return f"best_{of}_q{level:.3f}"
+
+
+def known_name(of: str = "similarity") -> str:
+    """Returns the constant that holds how many known queries these quantiles are of."""
+    return f"best_{of}_count"
 
 
 def fit_profile(tasks: Sequence[TaskExamples], max_tasks: int = UNFITTED_TASKS) -> Profile:
@@ -126,7 +141,7 @@ def _fit_paper_tuned(
     if not len(owners):
         return
     figures["examples"] = float(len(owners))
-    _add_quantiles(constants, scores.max(axis=1), "similarity")
+    add_quantiles(constants, scores.max(axis=1), "similarity")
     if len(gathered.tasks) > 1:
         ranks = _ranks(scores, owners)
         constants["temperature"], losses = _fit_temperature(scores, owners, old.get("temperature"))
@@ -146,7 +161,7 @@ def _add_default(
     constants |= chosen.constants
     if not len(chosen.best):
         return
-    _add_quantiles(constants, chosen.best, "score")
+    add_quantiles(constants, chosen.best, "score")
     if tasks > 1:
         constants["default_tasks"] = _covering(chosen.ranks, max_tasks)
         figures |= {
@@ -156,7 +171,9 @@ def _add_default(
         }
 
 
-def _add_quantiles(constants: dict[str, float], best: Scores | Losses, of: str) -> None:
+def add_quantiles(constants: dict[str, float], best: Scores | Losses, of: str) -> None:
+    """Adds what typicality goes by: how many known queries there are, and quantiles of their best scores."""
+    constants[known_name(of)] = float(len(best))
     for level, value in zip(TYPICALITY_LEVELS, np.quantile(best, TYPICALITY_LEVELS), strict=True):
         constants[typicality_name(level, of)] = float(value)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lorauter.routing.bm25 import Terms, terms_of
 from lorauter.routing.compiled import CompiledPool
-from lorauter.routing.fitting import TYPICALITY_LEVELS, typicality_name
+from lorauter.routing.fitting import TYPICALITY_LEVELS, known_name, typicality_name
 from lorauter.routing.lexical import term_frequencies
 from lorauter.routing.model import Profile, Vector
 
@@ -54,7 +54,8 @@ class Question:
         columns = self.pool.columns
         if self.arms.all():
             return self.pool.measured
-        return np.any((columns >= 0) & self.arms[columns], axis=1)
+        found: Mask = np.any((columns >= 0) & self.arms[columns], axis=1)
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,11 +204,15 @@ def cosines(pool: CompiledPool, direction: Vector, rows: Rows | None = None) -> 
 def typicality_of(profile: Profile, best: float, of: str = "similarity") -> float:
     """Returns the share of known queries whose best similarity (or score) is below this one's, 0..1.
 
-    Known queries are the validation examples, each scored without itself; between the quantiles that the
-    profile keeps it is interpolated. 1.0 where the profile keeps none: nothing is known to be untypical.
+    Known queries are the n validation examples, each scored without itself; between the quantiles that the
+    profile keeps it is interpolated. The query counts as one of them, as in conformal prediction (Vovk et
+    al., "Algorithmic Learning in a Random World", 2005): of queries like the known ones at most a share α has
+    α or less, however few those are. 1.0 where the profile keeps none: nothing is known to be untypical.
     """
     kept = [profile.constants.get(typicality_name(level, of)) for level in TYPICALITY_LEVELS]
     quantiles = [value for value in kept if value is not None]
     if len(quantiles) < len(TYPICALITY_LEVELS):
         return 1.0
-    return float(np.interp(best, quantiles, TYPICALITY_LEVELS))
+    below = float(np.interp(best, quantiles, TYPICALITY_LEVELS))
+    count = profile.constants.get(known_name(of))
+    return below if count is None else (1.0 + (count - 1.0) * below) / (count + 1.0)
