@@ -22,16 +22,17 @@ from lorauter_worker.ports import DecisionStream
 _log = get_logger(__name__)
 
 BATCH = 500
-"""Most decisions of one INSERT."""
+"""Most decisions of one transaction."""
 
 FORGOTTEN_AT_ONCE = 5_000
 """Most decisions of one DELETE."""
 
-MOST_BATCHES = 20
+MOST_BATCHES = 10
 """Batches of a tenant in one go, so that other work of the caller does not wait."""
 
 _TABLE = tables.Decision.metadata.tables["decision"]
 _KEY = _TABLE.primary_key.columns
+_INSERT = insert(_TABLE).on_conflict_do_nothing()
 _TENANTS = select(tables.Generation.metadata.tables["generation"].c.tenant)
 
 
@@ -92,7 +93,7 @@ class DecisionKeeper:
             return
         try:
             with translated_errors(), self._engine.begin() as connection:
-                connection.execute(insert(_TABLE).values(rows).on_conflict_do_nothing())
+                connection.execute(_INSERT, rows)
         except (DataError, IntegrityError) as error:
             if len(rows) == 1:
                 _drop(tenant, rows[0]["id"], type(error).__name__)
