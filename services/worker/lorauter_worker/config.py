@@ -57,8 +57,8 @@ class Settings(ServiceSettings):
         3_600.0,
         ge=0,
         le=2_592_000,
-        description="How long the index keeps what another encoder embedded after all has moved to this one's: "
-        "until then the way back is quick.",
+        description="How long the index keeps what a former encoder embedded, after all has moved to this "
+        "one's: until then the way back is quick.",
     )
     slice_seconds: float = Field(
         20.0, ge=0.1, le=120, description="How long a task works before it makes room for another."
