@@ -260,11 +260,13 @@ def _interval(flan: Flan, ours: Routed, theirs: Routed, seed: int) -> list[float
 
 
 def _print(report: Report, out: Console) -> None:
-    table = Table(title=f"{report['queries']} queries, % of Oracle by regime", title_justify="left", box=None)
-    for column in ("", *REGIMES, "top1", "top3", "cluster", "loss", "ECE"):
+    regimes = REGIMES if "honest_non_ood" in report else ()
+    title = f"{report['queries']} queries" + (", % of Oracle by regime" if regimes else "")
+    table = Table(title=title, title_justify="left", box=None)
+    for column in ("", *regimes, "top1", "top3", "cluster", "loss", "ECE"):
         table.add_column(column.replace("_", " "), justify="right" if column else "left")
     for name, row in report["strategies"].items():
-        cells = [f"{row['single'][regime]:.1f}" if "single" in row else "" for regime in REGIMES]
+        cells = [f"{row['single'][regime]:.1f}" for regime in regimes]
         if "top1" in row:
             cells += [f"{100 * row[key]:.1f}" for key in ("top1", "top3", "cluster_top1")]
             cells += [f"{row['log_loss']:.2f}", f"{row['ece']:.3f}"]
