@@ -60,6 +60,10 @@ bench-studies: setup ## Measure what was tried in routing on FLAN=dir; JSON=path
 bench-refit: setup ## Time refits, in full and after one more task; JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.refitting $(if $(JSON),--json $(JSON))
 
+.PHONY: bench-latency
+bench-latency: setup ## Time routes beside the encoder alone; FLAN=dir takes real queries, JSON=path writes the figures
+	@$(BIN)/python -m benchmarks.latency $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON))
+
 .PHONY: bench-matching
 bench-matching: setup ## Measure matching; FLAN=dir replays real scores too, JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.matching $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON))
