@@ -17,6 +17,7 @@ from lorauter_suite.cli import affinity_files, evidence
 from lorauter_suite.cli.heat_map import arrange
 from lorauter_suite.cli.heat_map_figure import draw, save
 from lorauter_suite.cli.operations import read_duration
+from lorauter_suite.cli.replaying import batches
 from lorauter_suite.cli.watching import View, is_unfinished, outcome
 
 SKILLS = ("reverse", "sort", "shift", "upper")
@@ -269,3 +270,12 @@ def test_json_of_affinities_is_what_the_list_prints() -> None:
     assert one["adapter_id"] == "a"
     assert one["eligible"] is True
     assert "lift" not in one
+
+
+def test_decisions_are_replayed_in_batches_that_a_router_takes() -> None:
+    short = [pb.Decision(id=str(number), vector=b"12") for number in range(600)]
+    assert [len(batch) for batch in batches(short)] == [256, 256, 88]
+    assert [one.id for batch in batches(short) for one in batch] == [one.id for one in short]
+    long = [pb.Decision(terms=b"1" * 32 * 1024) for _ in range(100)]
+    assert [sum(one.ByteSize() for one in batch) < 3 * 1024 * 1024 for batch in batches(long)] == [True] * 2
+    assert list(batches([])) == []

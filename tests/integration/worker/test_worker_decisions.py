@@ -71,7 +71,8 @@ class Streams:
 
     def add(self, *made: RecordedDecision) -> list[str]:
         for one in made:
-            self.redis.xadd(self.key, {name: data for name, data in one.entry().items()})
+            entry: Any = one.entry()
+            self.redis.xadd(self.key, entry)
         return [one.id for one in made]
 
     def stored(self) -> list[str]:

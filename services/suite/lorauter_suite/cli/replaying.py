@@ -15,7 +15,8 @@ from lorauter.registry.v1 import registry_pb2
 from lorauter.router.v1 import router_pb2
 
 BATCH = 256
-"""Decisions of one call."""
+BATCH_BYTES = 2 * 1024 * 1024
+"""Most decisions of one call, and about how many bytes of them: the router takes 256 and 4 MiB."""
 
 NO_FEATURES = "recorded without what a replay needs"
 OTHER_ENCODER = "recorded with another encoder"
@@ -85,8 +86,7 @@ def compare(
     they are given. Both are decided on one generation.
     """
     found = Comparison()
-    replayable = _replayable(decisions, encoder_digest, found)
-    while batch := list(islice(replayable, BATCH)):
+    for batch in batches(_replayable(decisions, encoder_digest, found)):
         pool = batch[0].pool
         changed = [_query(one, strategy or one.strategy) for one in batch]
         generation, now = "", ""
@@ -104,6 +104,20 @@ def compare(
             found.add(one.id, old, new)
         yield found
     yield found
+
+
+def batches(decisions: Iterable[registry_pb2.Decision]) -> Iterator[list[registry_pb2.Decision]]:
+    """Yields decisions in batches that the router takes."""
+    batch: list[registry_pb2.Decision] = []
+    size = 0
+    for one in decisions:
+        batch.append(one)
+        size += one.ByteSize()
+        if len(batch) == BATCH or size > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def recorded(client: Client, pool: str, since: datetime, most: int) -> Iterator[registry_pb2.Decision]:
