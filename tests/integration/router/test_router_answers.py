@@ -36,7 +36,10 @@ async def test_untypical_query_gets_the_all_round_adapter_when_the_policy_says_s
     tasks = tuple(
         replace(task, affinities=(*task.affinities, everywhere)) for task in snapshot.pools["p"].tasks
     )
-    pool = replace(snapshot.pools["p"], tasks=tasks, untypical_policy="ALL_ROUND")
+    profile = snapshot.pools["p"].profile
+    # of twelve known queries an unknown one has 1 / 13
+    profile = replace(profile, constants={**profile.constants, "untypical_below": 0.1})
+    pool = replace(snapshot.pools["p"], tasks=tasks, profile=profile, untypical_policy="ALL_ROUND")
     index = MemoryIndex()
     index.publish(replace(snapshot, pools={"p": pool}), [])
     async with lab.router_on(index) as router:
@@ -45,7 +48,7 @@ async def test_untypical_query_gets_the_all_round_adapter_when_the_policy_says_s
         unlike = await router.route(query="zebras graze on the moors of granite")
         assert (unlike.best_single.adapter_id, unlike.action) == ("atlas", pb.ROUTE_ACTION_ADAPTERS)
         assert "best over all tasks" in unlike.action_reason
-        assert unlike.typicality < 0.02 < usual.typicality
+        assert unlike.typicality < 0.1 < usual.typicality
 
 
 async def test_explanation_says_where_weights_come_from_and_why_not_others(router) -> None:
