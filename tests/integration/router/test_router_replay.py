@@ -85,3 +85,25 @@ async def test_replay_is_refused_with_a_reason_when_it_is_wrong(
     assert (error.grpc_status.name, error.reason) == (code, reason)
     if len(fields.get("queries", ())) == 1:
         assert error.metadata["query"] == "0"
+
+
+async def test_replay_follows_the_snapshot_and_remembers_a_few_constants_only(lab, recorded) -> None:
+    index = lab.index(7)
+    async with lab.router_on(index) as router:
+        asked = [{"dense_weight": float(weight), "lexical_weight": 0.0} for weight in (1, 2, 3, 4, 5, 6, 1)]
+        found = [
+            (
+                await router.stub.Replay(pb.ReplayRequest(queries=recorded, constants=one), timeout=10)
+            ).responses
+            for one in asked
+        ]
+        likeliest = [one[0].tasks[0].probability for one in found]
+        assert likeliest[:6] == sorted(likeliest[:6])
+        assert found[6] == found[0]
+        index.publish(lab.snapshot(8), [])
+        newer = encode_generation(8)
+        await router.route(min_generation=newer)
+        request = pb.ReplayRequest(queries=recorded, constants=asked[0])
+        after = (await router.stub.Replay(request, timeout=10)).responses
+        assert {one.generation for one in after} == {newer}
+        assert after[0].adapters[0].digest == lab.digest_of("abacus", 8)

@@ -27,7 +27,9 @@ from lorauter_router.ports import Made
 
 _log = get_logger(__name__)
 
-_BATCH = 128
+_BATCH = 32
+_ENCODED_AT_ONCE = 8
+_GATHER_SECONDS = 0.05
 _RETRY_SECONDS = 0.5
 _CLOSE_SECONDS = 1.0
 _REDIS_SECONDS = 2.0
@@ -87,9 +89,12 @@ class RedisDecisionLog:
     async def _run(self) -> None:
         while not self._is_closing or self._made or self._entries:
             await self._some.wait()
+            if len(self._made) < _BATCH and not self._is_closing:
+                await asyncio.sleep(_GATHER_SECONDS)  # one call for many costs routes the least
             while self._made:
-                self._encode(self._made.popleft())
-                await asyncio.sleep(0)  # between two of them, routes have their turn
+                for made in [self._made.popleft() for _ in range(min(_ENCODED_AT_ONCE, len(self._made)))]:
+                    self._encode(made)
+                await asyncio.sleep(0)  # routes have their turn
             if self._entries:
                 await self._send(list(islice(self._entries, _BATCH)))
             elif not self._made:
