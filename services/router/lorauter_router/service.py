@@ -21,12 +21,11 @@ from lorauter.errors import (
     PermissionDenied,
 )
 from lorauter.identifiers import decode_generation
-from lorauter.routing.bm25 import Terms, terms_of
 from lorauter.routing.candidates import suffices
 from lorauter.routing.compiled import CompiledPool
 from lorauter.routing.deciding import check_options, decide
 from lorauter.routing.decision import Decision, RouteOptions
-from lorauter.routing.lexical import term_frequencies
+from lorauter.routing.strategies import strategy_named
 from lorauter.routing.strategies.strategy import Query
 from lorauter_router import metrics
 from lorauter_router.memory import DecisionMemory, Key, Remembered, key_of
@@ -222,7 +221,7 @@ class RouterService:
         return made
 
     async def _encoded(self, asked: Sequence[Asked], served: Served) -> list[Asked]:
-        """Returns the questions with their queries; words are counted while the encoder's thread works."""
+        """Returns the questions with their queries; words are weighed while the encoder's thread works."""
         new = [number for number, each in enumerate(asked) if each.known is None]
         found = list(asked)
         if not new:
@@ -231,14 +230,29 @@ class RouterService:
         encoding = asyncio.ensure_future(served.encoder.encode(texts))
         try:
             await asyncio.sleep(0)  # it begins
-            words = await _words(texts)
+            queries = await self._prepared([asked[number] for number in new])
             encoded = await encoding
         finally:
             encoding.cancel()
-        for number, terms, vector in zip(new, words, encoded, strict=True):
-            query = Query(vector.vector, asked[number].question.text, terms)
-            found[number] = replace(asked[number], query=query, cached=vector.cached)
+        for number, query, vector in zip(new, queries, encoded, strict=True):
+            whole = replace(query, vector=vector.vector)
+            found[number] = replace(asked[number], query=whole, cached=vector.cached)
         return found
+
+    async def _prepared(self, asked: Sequence[Asked]) -> list[Query]:
+        """Returns queries without vectors, with all that needs none."""
+        made: list[Query] = []
+        for number, each in enumerate(asked):
+            if number and number % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+            query = replace(_NO_QUERY, text=each.question.text)
+            is_scored = strategy_named(each.question.options.strategy).reads_words
+            if is_scored and not self._narrower.applies(each.pool):
+                query = query.prepared(each.pool.lexicon)
+            elif is_scored or self._log.keeps_features:
+                query = replace(query, terms=query.words())
+            made.append(query)
+        return made
 
     async def _narrowed(self, asked: list[Asked], served: Served) -> list[Asked]:
         """Returns the questions with candidates where their pools are too large to score every task."""
@@ -315,15 +329,6 @@ class RouterService:
                 terms=made.terms if self._log.keeps_features else None,
             )
         )
-
-
-async def _words(texts: Sequence[str]) -> list[Terms]:
-    found: list[Terms] = []
-    for number, text in enumerate(texts):
-        if number and number % _YIELD_EVERY == 0:
-            await asyncio.sleep(0)
-        found.append(terms_of(term_frequencies(text)))
-    return found
 
 
 @contextmanager

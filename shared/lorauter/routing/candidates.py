@@ -76,6 +76,7 @@ def restricted(pool: CompiledPool, rows: Rows, text: Terms) -> CompiledPool:
         directions=pool.directions[rows],
         whitened=pool.whitened[rows],
         lexicon=_restricted_lexicon(pool.lexicon, rows, text.ids),
+        all_tasks=pool.all_tasks[rows],
         columns=pool.columns[rows],
         measured=pool.measured[rows],
         scores=pool.scores[rows],

@@ -38,6 +38,7 @@ class CompiledPool:
     (d,): that of the centroids. ``whitener`` (d, d): None where nothing is whitened. ``whitened``: float32
     (T, d), the centroids less the mean, whitened, of length 1. ``lexicon``: the tasks' terms. ``adapters``:
     all versions there are. ``arms``: the base, then the routable adapter versions in order of id.
+    ``all_tasks`` (T,) and ``all_arms`` (A,): True for each.
     ``columns``: (T, M), the arms measured on each task, -1 where there are fewer than M; ``measured`` (T,):
     whether any is. ``scores`` and ``shares``: float64 (T, M), the affinity, and its share of the best
     affinity among the task's arms (0 where that is 0). ``carriers``: rows of tasks by tag.
@@ -54,6 +55,8 @@ class CompiledPool:
     lexicon: Lexicon
     adapters: tuple[Adapter, ...]
     arms: tuple[Arm, ...]
+    all_tasks: NDArray[np.bool_]
+    all_arms: NDArray[np.bool_]
     columns: NDArray[np.intp]
     measured: NDArray[np.bool_]
     scores: NDArray[np.float64]
@@ -81,7 +84,8 @@ def compile_pool(pool: Pool) -> CompiledPool:
     apart: NDArray[np.float32] = centroids - mean
     whitened = unit_rows(apart @ white if white is not None and tasks else apart)
     measured = np.any(columns >= 0, axis=1)
-    for array in (columns, measured, scores, shares, directions, mean, whitened):
+    all_tasks, all_arms = np.ones(len(tasks), dtype=bool), np.ones(len(arms), dtype=bool)
+    for array in (all_tasks, all_arms, columns, measured, scores, shares, directions, mean, whitened):
         array.setflags(write=False)
     return CompiledPool(
         pool_id=pool.pool_id,
@@ -95,6 +99,8 @@ def compile_pool(pool: Pool) -> CompiledPool:
         lexicon=lexicon([terms_of(task.terms) for task in tasks]),
         adapters=pool.adapters,
         arms=arms,
+        all_tasks=all_tasks,
+        all_arms=all_arms,
         columns=columns,
         measured=measured,
         scores=scores,

@@ -21,9 +21,18 @@ from lorauter.routing.decision import (
 from lorauter.routing.explaining import explain, explain_nothing
 from lorauter.routing.fitting import UNTYPICAL_BELOW
 from lorauter.routing.model import Pool, Vector
-from lorauter.routing.representation import unit_rows
+from lorauter.routing.representation import unit
 from lorauter.routing.strategies import strategy_named
-from lorauter.routing.strategies.strategy import Choice, Floats, Query, Question, Rows, best_rows, cosines
+from lorauter.routing.strategies.strategy import (
+    Choice,
+    Floats,
+    Mask,
+    Query,
+    Question,
+    Rows,
+    best_rows,
+    cosines,
+)
 
 _NO_TASK = "no task takes part: the pool has none, or the request's tags and exclusions leave none"
 _NOT_MEASURED = "no adapter that may be served was measured on any task that takes part"
@@ -85,7 +94,8 @@ def check_options(options: RouteOptions) -> None:
 
 
 def _question(pool: CompiledPool, query: Query, options: RouteOptions) -> Question:
-    direction = np.asarray(query.vector, dtype=np.float32)
+    vector = np.asarray(query.vector, dtype=np.float32)
+    direction = unit(vector) if vector.ndim == 1 else vector
     if direction.ndim != 1 or not np.isfinite(direction).all():
         raise InvalidArgument("INVALID_VECTORS", "the query's vector is not a finite one-dimensional array")
     if pool.tasks and len(direction) != pool.directions.shape[1]:
@@ -94,16 +104,28 @@ def _question(pool: CompiledPool, query: Query, options: RouteOptions) -> Questi
             f"the query's vector has {len(direction)} dimensions, the pool's {pool.directions.shape[1]}: "
             "encode it with the pool's encoder",
         )
-    tasks = np.ones(len(pool.tasks), dtype=bool)
+    return Question(pool, query, direction, _tasks(pool, options), _arms(pool, options))
+
+
+def _tasks(pool: CompiledPool, options: RouteOptions) -> Mask:
+    if not options.tags and not options.exclude_tasks:
+        return pool.all_tasks
+    tasks = pool.all_tasks.copy()
     for tag in options.tags:
         carrying = np.zeros(len(pool.tasks), dtype=bool)
         carrying[pool.carriers.get(tag, [])] = True
         tasks &= carrying
     tasks[[pool.task_rows[name] for name in options.exclude_tasks if name in pool.task_rows]] = False
-    arms = np.ones(len(pool.arms), dtype=bool)
+    return tasks
+
+
+def _arms(pool: CompiledPool, options: RouteOptions) -> Mask:
+    if not options.exclude_adapters:
+        return pool.all_arms
+    arms = pool.all_arms.copy()
     for name in options.exclude_adapters:
         arms[list(pool.arm_rows.get(name, ()))] = False
-    return Question(pool, query, direction=unit_rows(direction[None])[0], tasks=tasks, arms=arms)
+    return arms
 
 
 def _base_decision(question: Question, options: RouteOptions, reason: str) -> Decision:
@@ -144,7 +166,8 @@ def _acted_on(question: Question, choice: Choice) -> tuple[Choice, Action, str]:
 
 def _truncated(choice: Choice, max_adapters: int) -> Floats:
     """Returns the weights with all but the ``max_adapters`` largest set to 0, scaled to sum to 1."""
-    order = np.argsort(-choice.weights, kind="stable")[:max_adapters]
+    given = np.flatnonzero(choice.weights)
+    order = given[np.argsort(-choice.weights[given], kind="stable")][:max_adapters]
     kept = np.zeros(len(choice.weights))
     kept[order] = choice.weights[order]
     if choice.single > 0 and kept[1:].sum() == 0:

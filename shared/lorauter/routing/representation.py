@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -55,6 +56,13 @@ def check_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.isfinite(checked).all():
         raise InvalidArgument("INVALID_VECTORS", "a vector holds a value that is not finite: encode again")
     return checked
+
+
+def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns a (d,) ``vector`` scaled to length 1; one of zeros, or not finite, is returned as it is."""
+    exact = vector.astype(np.float64)
+    length = math.sqrt(exact @ exact)
+    return (exact / length).astype(np.float32) if 0 < length < math.inf else vector
 
 
 def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:

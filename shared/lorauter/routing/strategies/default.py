@@ -6,7 +6,7 @@ import numpy as np
 
 from lorauter.routing.fitting import UNFITTED_TASKS
 from lorauter.routing.posterior import UNFITTED
-from lorauter.routing.representation import unit_rows
+from lorauter.routing.representation import unit
 from lorauter.routing.strategies.strategy import (
     Choice,
     Floats,
@@ -14,9 +14,8 @@ from lorauter.routing.strategies.strategy import (
     Mask,
     Question,
     Rows,
-    best_arms,
+    best_measured_arms,
     nearest,
-    shares_of,
     softmax,
     typicality_of,
     weights_of,
@@ -36,6 +35,7 @@ class DefaultStrategy:
     """
 
     name = "default"
+    reads_words = True
 
     def choose(self, question: Question, max_adapters: int) -> Choice:
         """Answers with the constants of the pool's profile."""
@@ -48,7 +48,7 @@ class DefaultStrategy:
         utilities, known = _utilities(question, deciding, weights)
         single = _best_single(question, utilities, known, deciding)
         chosen = deciding[:count]
-        best = best_arms(question, chosen, *shares_of(question, chosen, question.arms))
+        best = best_measured_arms(question, chosen)
         adapters = weights_of(best, weights[:count], len(question.arms))
         if max_adapters == 1 and single >= 0:
             adapters = np.zeros(len(adapters))
@@ -60,7 +60,7 @@ class DefaultStrategy:
             single=single,
             utilities=utilities,
             known=known,
-            typicality=typicality_of(profile, float(scores[question.tasks].max()), "score"),
+            typicality=typicality_of(profile, float(scores[probabilities.argmax()]), "score"),
             constants={**constants, "tasks": float(count)},
             grounds=Grounds(deciding, weights, best),
         )
@@ -68,21 +68,20 @@ class DefaultStrategy:
 
 def _scores(question: Question, dense_weight: float, lexical_weight: float) -> Floats:
     """Returns float64 (T,), the logarithm of each task's probability, but for a constant."""
-    pool, query = question.pool, question.query
-    direction = unit_rows(np.asarray(query.vector, dtype=np.float32)[None])[0] - pool.mean
+    pool = question.pool
+    direction = question.direction - pool.mean
     if pool.whitener is not None:
         direction = direction @ pool.whitener
-    scores: Floats = dense_weight * (pool.whitened @ unit_rows(direction[None])[0]).astype(np.float64)
+    scores: Floats = (pool.whitened @ unit(direction)).astype(np.float64)
+    scores *= dense_weight
     if lexical_weight > 0:
-        scores += lexical_weight * pool.lexicon.scores(query.words())
+        scores += lexical_weight * question.query.lexical_scores(pool.lexicon)
     return scores
 
 
 def _posterior(scores: Floats, tasks: Mask) -> Floats:
-    probabilities = np.zeros(len(scores))
-    rows = np.flatnonzero(tasks)
-    probabilities[rows] = softmax(scores[rows], 1.0)
-    return probabilities
+    masked = np.where(tasks, scores, -np.inf)
+    return softmax(masked, 1.0)
 
 
 def _deciding(question: Question, scores: Floats) -> tuple[Rows, Floats]:
@@ -107,11 +106,8 @@ def _best_single(question: Question, utilities: Floats, known: Mask, deciding: R
     rows = np.flatnonzero(known)
     if len(rows) == 0:
         return -1
-    tied = rows[utilities[rows] >= utilities[rows].max() - 1e-12]
-    if tied[0] == 0:
-        return 0
-    for task in deciding:
-        for arm in question.pool.columns[task]:
-            if arm >= 0 and arm in tied:
-                return int(arm)
-    return int(tied[0])
+    tied = rows[utilities[rows] >= utilities[rows].max() - 1e-12].tolist()
+    if len(tied) == 1 or tied[0] == 0:
+        return int(tied[0])
+    ordered = (int(arm) for task in deciding for arm in question.pool.columns[task] if arm in tied)
+    return next(ordered, int(tied[0]))

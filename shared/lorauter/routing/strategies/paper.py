@@ -31,6 +31,7 @@ class PaperStrategy:
     """
 
     name = "paper"
+    reads_words = False
 
     def choose(self, question: Question, max_adapters: int) -> Choice:
         """Answers by the published rule."""

@@ -29,6 +29,7 @@ class PaperTunedStrategy:
     """
 
     name = "paper_tuned"
+    reads_words = False
 
     def choose(self, question: Question, max_adapters: int) -> Choice:
         """Answers with the constants of the pool's profile."""

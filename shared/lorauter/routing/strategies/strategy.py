@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lorauter.routing.bm25 import Terms, terms_of
+from lorauter.routing.bm25 import Lexicon, Terms, terms_of
 from lorauter.routing.compiled import CompiledPool
 from lorauter.routing.fitting import TYPICALITY_LEVELS, known_name, typicality_name
 from lorauter.routing.lexical import term_frequencies
@@ -19,21 +19,40 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 
+_NAMES = {
+    of: tuple(typicality_name(level, of) for level in TYPICALITY_LEVELS) for of in ("similarity", "score")
+}
+
 NEIGHBOURS = 3
 """How many measured tasks stand in for one that was not measured."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
-    """A query: its unit vector (d,) and, for strategies that read words, its routed text or its ``terms``."""
+    """A query: its unit vector (d,) and, for strategies that read words, its routed text or its ``terms``.
+
+    ``known`` are its lexical scores by one lexicon.
+    """
 
     vector: Vector
     text: str = ""
     terms: Terms | None = None
+    known: tuple[Lexicon, Floats] | None = None
 
     def words(self) -> Terms:
         """Returns the terms that were given, else those of the text."""
         return self.terms if self.terms is not None else terms_of(term_frequencies(self.text))
+
+    def prepared(self, lexicon: Lexicon) -> Query:
+        """Returns the query with all that needs no vector worked out, while that is still being encoded."""
+        terms = self.words()
+        return replace(self, terms=terms, known=(lexicon, lexicon.scores(terms)))
+
+    def lexical_scores(self, lexicon: Lexicon) -> Floats:
+        """Returns lexicon.scores() of the query's words, worked out before or now."""
+        if self.known is not None and self.known[0] is lexicon:
+            return self.known[1]
+        return lexicon.scores(self.words())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +71,7 @@ class Question:
     def measured(self) -> Mask:
         """Returns (T,), which tasks have a measured arm that takes part."""
         columns = self.pool.columns
-        if self.arms.all():
+        if self.arms is self.pool.all_arms:
             return self.pool.measured
         found: Mask = np.any((columns >= 0) & self.arms[columns], axis=1)
         return found
@@ -107,6 +126,9 @@ class Strategy(Protocol):
 
     name: str
     """What callers select it by."""
+
+    reads_words: bool
+    """Whether it asks for a query's lexical scores."""
 
     def choose(self, question: Question, max_adapters: int) -> Choice:
         """Answers ``question``; the weighted set is truncated by the caller, not here."""
@@ -180,11 +202,27 @@ def best_arms(question: Question, rows: Rows, shares: Floats, known: Mask) -> Ro
         is_tied = known[place] & (shares[place] == shares[place].max(where=known[place], initial=-1))
         if is_tied.any():
             own_order = question.pool.columns[row]
-            tied = [arm for arm in own_order if arm >= 0 and is_tied[arm]] or np.flatnonzero(is_tied)
-            own = question.pool.arm_rows.get(question.pool.tasks[row].task_id, ())
-            kept = [arm for arm in tied if arm == 0] or [arm for arm in tied if arm in own] or tied
-            best[place] = kept[0]
+            tied = [int(arm) for arm in own_order if arm >= 0 and is_tied[arm]]
+            best[place] = _preferred(question, int(row), tied or np.flatnonzero(is_tied).tolist())
     return best
+
+
+def best_measured_arms(question: Question, rows: Rows) -> Rows:
+    """Returns best_arms() where shares are those that were measured and nothing else."""
+    pool = question.pool
+    best = np.full(len(rows), -1, dtype=np.intp)
+    for place, row in enumerate(rows):
+        known = zip(pool.columns[row].tolist(), pool.shares[row].tolist(), strict=True)
+        taking_part = [(arm, share) for arm, share in known if arm >= 0 and question.arms[arm]]
+        if taking_part:
+            most = max(share for _, share in taking_part)
+            best[place] = _preferred(question, int(row), [arm for arm, share in taking_part if share == most])
+    return best
+
+
+def _preferred(question: Question, row: int, tied: Sequence[int]) -> int:
+    own = question.pool.arm_rows.get(question.pool.tasks[row].task_id, ())
+    return 0 if 0 in tied else next((arm for arm in tied if arm in own), tied[0])
 
 
 def weights_of(best: Rows, probabilities: Floats, arm_count: int) -> Floats:
@@ -209,7 +247,7 @@ def typicality_of(profile: Profile, best: float, of: str = "similarity") -> floa
     al., "Algorithmic Learning in a Random World", 2005): of queries like the known ones at most a share α has
     α or less, however few those are. 1.0 where the profile keeps none: nothing is known to be untypical.
     """
-    kept = [profile.constants.get(typicality_name(level, of)) for level in TYPICALITY_LEVELS]
+    kept = [profile.constants.get(name) for name in _NAMES[of]]
     quantiles = [value for value in kept if value is not None]
     if len(quantiles) < len(TYPICALITY_LEVELS):
         return 1.0
