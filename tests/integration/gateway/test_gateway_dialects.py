@@ -44,7 +44,7 @@ async def tgi(stand: Stand, work: Callable[[InferenceClient], T]) -> T:
 
 def events(text: str) -> list[Any]:
     """The data of a stream's events; ``[DONE]`` as a text."""
-    found = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
+    found = [line[5:].strip() for line in text.splitlines() if line.startswith("data:")]
     return [item if item == "[DONE]" else json.loads(item) for item in found]
 
 

@@ -16,7 +16,7 @@ def application(served: Served, max_body_bytes: int) -> FastAPI:
     async def readiness() -> str:
         return "" if served.engine.is_alive() else "the scheduler has stopped"
 
-    app = create_app("lorauter engine", readiness, max_body_bytes, openapi_url=None)
+    app = create_app("lorauter engine", readiness, max_body_bytes, wire.render, openapi_url=None)
     for kind in (LorauterError, wire.ClientGone, Exception):
         app.add_exception_handler(kind, wire.on_error)
     for routes in (tgi.router(served), openai.router(served), bulk.router(served)):

@@ -18,7 +18,6 @@ from lorauter_engine.api.openai_answers import (
     StoppedText,
     adapters_of,
     openai_error,
-    openai_event,
     usage_of,
 )
 from lorauter_engine.api.openai_schemas import ChatRequest
@@ -64,19 +63,20 @@ async def _chat_events(
     with leaving:
         try:
             text = StoppedText(job)
+            has_usage = bool(body.stream_options and body.stream_options.include_usage)
+            more: dict[str, Any] = {"usage": None} if has_usage else {}
             async for step in _chained(first, rest):
                 piece = text.add(step)
-                delta = {"role": "assistant", "content": piece} if piece or step.index == 1 else {}
                 choice = {
                     "index": 0,
-                    "delta": delta,
+                    "delta": {"role": "assistant", "content": piece},
                     "logprobs": _logprobs([step]) if body.logprobs else None,
                     "finish_reason": FINISHES[step.finish.reason] if step.finish else None,
                 }
-                if delta or step.finish or body.logprobs:
-                    yield openai_event(answer.around([choice]))
-                if step.finish and body.stream_options and body.stream_options.include_usage:
-                    yield openai_event(answer.around([], usage=usage_of([step.finish])))
+                if piece or step.index == 1 or step.finish or body.logprobs:
+                    yield wire.event(answer.around([choice], **more))
+                if step.finish and has_usage:
+                    yield wire.event(answer.around([], usage=usage_of([step.finish])))
             yield DONE
         finally:
             await rest.aclose()

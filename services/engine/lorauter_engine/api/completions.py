@@ -20,7 +20,6 @@ from lorauter_engine.api.openai_answers import (
     StoppedText,
     adapters_of,
     openai_error,
-    openai_event,
     usage_of,
 )
 from lorauter_engine.api.openai_schemas import CompletionRequest
@@ -77,7 +76,7 @@ async def _completion_events(
                     "finish_reason": FINISHES[step.finish.reason] if step.finish else "",
                 }
                 if choice["text"] or step.finish:
-                    yield openai_event(answer.around([choice]))
+                    yield wire.event(answer.around([choice]))
                 if step.finish:
                     finishes.append(step.finish)
                 if len(finishes) == len(jobs):
@@ -87,7 +86,7 @@ async def _completion_events(
                     raise received
                 step = received
             if body.stream_options and body.stream_options.include_usage:
-                yield openai_event(answer.around([], usage=usage_of(finishes)))
+                yield wire.event(answer.around([], usage=usage_of(finishes)))
             yield DONE
         finally:
             for pump in pumps:

@@ -18,8 +18,8 @@ from lorauter_engine.api.tgi import VERSION, Served
 from lorauter_engine.domain.text import StopWatch
 from lorauter_engine.domain.values import Finish, FinishReason, Job, Step
 
-BASE_NAMES = frozenset({"", "tgi", BASE})
-"""Names of the base model beside its own."""
+BASE_NAMES = frozenset({"", "tgi", "dummy", BASE})
+"""Names of the base model beside its own; huggingface_hub sends ``dummy``."""
 
 FINISHES = {
     FinishReason.LENGTH: "length",
@@ -96,14 +96,9 @@ def usage_of(finishes: Sequence[Finish]) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def openai_event(body: object) -> bytes:
-    """Returns one event as OpenAI writes it."""
-    return wire.event(body).replace(b"data:", b"data: ", 1)
-
-
 def openai_error(error: LorauterError) -> bytes:
     """Returns the last event of a stream that failed, as TGI writes it."""
     status, body = wire.described(error)
-    return openai_event(
+    return wire.event(
         {"error": {"message": body["error"], "http_status_code": status, "type": body["error_type"]}}
     )

@@ -6,7 +6,18 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from lorauter_engine.api.schemas import Adapters, Body, Messages, Penalty, Positive, Seed, Share, Stops
+from lorauter.errors import UnprocessableRequest
+from lorauter_engine.api.schemas import (
+    Adapters,
+    Body,
+    Messages,
+    Penalty,
+    Positive,
+    Seed,
+    Share,
+    Stops,
+    refuse,
+)
 from lorauter_engine.service.prepare import Wish
 
 MAX_PROMPTS = 4
@@ -29,7 +40,7 @@ class OpenAiBody(Body):
     repetition_penalty: Positive | None = None
     max_tokens: int | None = Field(None, ge=1)
     seed: Seed | None = None
-    stop: Stops | str | None = None
+    stop: Stops | Annotated[str, Field(min_length=1)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
@@ -67,21 +78,28 @@ class ChatRequest(OpenAiBody):
     logit_bias: Any = None
     response_format: Any = None
     tools: Any = None
+    tool_choice: Any = None
+    tool_prompt: str | None = None
 
     @model_validator(mode="after")
     def _served(self) -> Self:
         response_format = self.response_format
         if isinstance(response_format, dict) and response_format.get("type") == "text":
             response_format = None
-        refused = {
-            "n > 1": (self.n or 1) > 1,
-            "logit_bias": bool(self.logit_bias),
-            "response_format": bool(response_format),
-            "tools": bool(self.tools),
-        }
-        for name, asked in refused.items():
-            if asked:
-                raise ValueError(f"{name} is not supported by this engine: leave it out")
+        refuse(
+            {
+                "n": (self.n or 1) > 1,
+                "logit_bias": bool(self.logit_bias),
+                "response_format": bool(response_format),
+                "tools": bool(self.tools),
+                "tool_choice": self.tool_choice not in (None, "auto", "none"),
+                "tool_prompt": bool(self.tool_prompt),
+            }
+        )
+        if self.top_logprobs and not self.logprobs:
+            raise UnprocessableRequest(
+                "INVALID_FIELD", "top_logprobs: set logprobs to true with it", field="top_logprobs"
+            )
         for message in self.messages:
             message.plain()
         return self
@@ -94,12 +112,19 @@ class CompletionRequest(OpenAiBody):
     suffix: str | None = None
     best_of: int | None = None
     n: int | None = None
+    logprobs: int | bool | None = None
+    logit_bias: Any = None
     echo: bool = False
 
     @model_validator(mode="after")
     def _served(self) -> Self:
-        refused = {"suffix": bool(self.suffix), "best_of": (self.best_of or 1) > 1, "n": (self.n or 1) > 1}
-        for name, asked in refused.items():
-            if asked:
-                raise ValueError(f"{name} is not supported by this engine: leave it out")
+        refuse(
+            {
+                "suffix": bool(self.suffix),
+                "best_of": (self.best_of or 1) > 1,
+                "n": (self.n or 1) > 1,
+                "logprobs": self.logprobs not in (None, False),
+                "logit_bias": bool(self.logit_bias),
+            }
+        )
         return self

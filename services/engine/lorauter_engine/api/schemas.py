@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lorauter_engine.service.prepare import Wish
+from lorauter.errors import UnprocessableRequest
+from lorauter_engine.service.prepare import MAX_TOP_TOKENS, Wish
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
-Stops = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)]
+Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=64)]
 
 
 class Body(BaseModel):
     """Base of all bodies."""
 
     model_config = ConfigDict(extra="ignore", strict=False, hide_input_in_errors=True)
+
+
+def refuse(asked: Mapping[str, bool]) -> None:
+    """Raises UnprocessableRequest (UNSUPPORTED_FIELD) for the first field that asks for anything."""
+    for field, is_asked in asked.items():
+        if is_asked:
+            message = f"{field} asks for what this engine does not serve: leave it out"
+            raise UnprocessableRequest("UNSUPPORTED_FIELD", message, field=field)
 
 
 class WeightedAdapter(Body):
@@ -50,7 +60,7 @@ class GenerateParameters(Body):
     stop: Stops = Field(default_factory=list)
     temperature: Positive | None = None
     top_k: int | None = Field(None, ge=1)
-    top_n_tokens: int | None = Field(None, ge=0)
+    top_n_tokens: int | None = Field(None, ge=0, le=MAX_TOP_TOKENS)
     top_p: Share | None = None
     truncate: int | None = Field(None, ge=1)
     typical_p: Share | None = None
@@ -58,16 +68,18 @@ class GenerateParameters(Body):
 
     @model_validator(mode="after")
     def _served(self) -> Self:
-        refused = {
-            "best_of > 1": (self.best_of or 1) > 1,
-            "grammar": self.grammar is not None,
-            "watermark": self.watermark,
-        }
-        for name, asked in refused.items():
-            if asked:
-                raise ValueError(f"{name} is not supported by this engine: leave it out")
+        refuse(
+            {
+                "parameters.best_of": (self.best_of or 1) > 1,
+                "parameters.grammar": self.grammar is not None,
+                "parameters.watermark": self.watermark,
+            }
+        )
         if self.adapter_id and self.adapters:
-            raise ValueError("give adapter_id or adapters, not both")
+            field = "parameters.adapters"
+            raise UnprocessableRequest(
+                "EXCLUSIVE_FIELDS", f"{field}: give adapter_id or adapters, not both", field=field
+            )
         return self
 
     def wish(self, is_quiet: bool = False) -> Wish:

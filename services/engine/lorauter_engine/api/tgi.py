@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from lorauter.errors import UnprocessableRequest
 from lorauter_engine import metrics
 from lorauter_engine.api import wire
 from lorauter_engine.api.openai_schemas import MAX_PROMPTS, ChatRequest
@@ -55,7 +56,8 @@ def router(served: Served) -> APIRouter:
     @routes.post("/tokenize")
     async def tokenize(request: Request) -> Response:
         body = await wire.read(request, GenerateRequest)
-        return wire.JsonResponse(_pieces(served, body.inputs))
+        pieces = _pieces(served, body.inputs)
+        return wire.JsonResponse(pieces[-(body.given().truncate or len(pieces)) :])
 
     @routes.post("/chat_tokenize")
     async def chat_tokenize(request: Request) -> Response:
@@ -98,6 +100,10 @@ async def _stream(served: Served, request: Request, body: GenerateRequest) -> Re
     with ExitStack() as leaving:
         leaving.enter_context(served.engine.admitted())
         parameters = body.given()
+        if parameters.decoder_input_details:
+            field = "parameters.decoder_input_details"
+            message = f"{field} is not there in streams: leave it out, or ask for the answer in one piece"
+            raise UnprocessableRequest("UNSUPPORTED_FIELD", message, field=field)
         job = served.preparation.job(body.inputs, parameters.wish())
         steps = served.engine.stream(job)
         # What goes wrong before the first token still gets a status of its own.

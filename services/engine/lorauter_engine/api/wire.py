@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import orjson
@@ -56,6 +56,13 @@ def described(error: LorauterError) -> tuple[int, dict[str, str]]:
     else:
         status, kind = error.http_status, "internal" if error.http_status == 500 else "validation"
     return status, {"error": error.message, "error_type": kind, "reason": error.reason}
+
+
+def render(status: int, reason: str, message: str, metadata: Mapping[str, Any] | None, path: str) -> Response:
+    """Implements lorauter.server.http.Renderer for what no route sees: sizes, methods, unknown routes."""
+    metrics.REQUESTS.labels("other", "validation").inc()
+    body = {"error": message, "error_type": "validation", "reason": reason}
+    return JsonResponse(body, status_code=status)
 
 
 async def on_error(request: Request, error: Exception) -> Response:

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from lorauter.errors import LorauterError
 from lorauter.server.http import problem, retry_headers
 from lorauter_gateway import metrics
+from lorauter_gateway.api.streams import event, tgi_event
 
 _TGI_PATHS = frozenset({"/", "/generate", "/generate_stream", "/info", "/health"})
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -18,6 +19,7 @@ _MODEL_REASONS = frozenset({"UNKNOWN_MODEL", "UNKNOWN_ADAPTER", "UNKNOWN_ADAPTER
 _TGI_FAULTS = {
     "GENERATION_FAILED": (424, "generation"),
     "STREAM_BROKEN": (500, "incomplete_generation"),
+    "NOT_READY": (503, "healthcheck"),
 }
 _TGI_TYPES = {429: "overloaded", 503: "unavailable", 504: "timeout"}
 _OWN_STATUS = frozenset({400, 401, 403, 405, 413})
@@ -73,11 +75,12 @@ def tgi_fault(status: int, reason: str) -> tuple[int, str]:
     return (status if keeps or status in (401, 403) else 422), "validation"
 
 
-def openai_event(error: LorauterError) -> dict[str, Any]:
+def openai_error_event(error: LorauterError) -> str:
     """Returns the event that ends a broken stream in OpenAI's dialect."""
-    return openai_error(error.http_status, error.reason, error.message, error.metadata)
+    return event(openai_error(error.http_status, error.reason, error.message, error.metadata))
 
 
-def tgi_event(error: LorauterError) -> dict[str, Any]:
+def tgi_error_event(error: LorauterError) -> str:
     """Returns the event that ends a broken stream in TGI's dialect."""
-    return {"error": error.message, "error_type": tgi_fault(error.http_status, error.reason)[1]}
+    kind = tgi_fault(error.http_status, error.reason)[1]
+    return tgi_event({"error": error.message, "error_type": kind})

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from lorauter.errors import InvalidArgument
-from lorauter_gateway.api.dialects import openai_event
+from lorauter_gateway.api.dialects import openai_error_event
 from lorauter_gateway.api.headers import serving_headers
 from lorauter_gateway.api.openai_answers import ChatShape, CompletionShape, Shape
 from lorauter_gateway.api.openai_bodies import ChatBody, CompletionBody, SamplingBody
@@ -42,7 +42,7 @@ def openai_routes(gateway: Gateway, timeout_seconds: float) -> APIRouter:
             stream = await while_connected(request, gateway.stream(generation, shape.route))
             has_usage = bool(body.stream_options and body.stream_options.include_usage)
             events = _events(stream, shape, generation.sampling.stop, has_usage)
-            return EventStream(stream, events, openai_event, serving_headers(stream.serving))
+            return EventStream(stream, events, openai_error_event, serving_headers(stream.serving))
         answered, serving = await while_connected(request, gateway.generate(generation, shape.route))
         text = without_stop(answered.text, generation.sampling.stop)
         return JSONResponse(shape.whole(text, answered, serving.model), headers=serving_headers(serving))

@@ -9,6 +9,9 @@ from typing import Any, ClassVar, Protocol
 
 from lorauter_gateway.domain.model import Answer, FinishReason, Usage
 
+_FINGERPRINT = "lorauter-gateway-1"
+"""TGI requires one; what served an answer is in ``model`` and the headers."""
+
 
 class Shape(Protocol):
     """How an answer looks; one object per answer, whose id all chunks share."""
@@ -42,7 +45,14 @@ class _Envelope:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def wrap(self, kind: str, model: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": model, "choices": choices}
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": model,
+            "system_fingerprint": _FINGERPRINT,
+            "choices": choices,
+        }
 
 
 class ChatShape:

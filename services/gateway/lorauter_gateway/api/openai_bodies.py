@@ -135,6 +135,8 @@ class ChatBody(SamplingBody):
     messages: list[ChatMessageBody] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     tools: list[Any] | None = None
+    tool_choice: Any = None
+    tool_prompt: str | None = None
     functions: list[Any] | None = None
     response_format: dict[str, Any] | None = None
     modalities: list[str] | None = None
@@ -153,6 +155,8 @@ class ChatBody(SamplingBody):
         return {
             **super().unsupported(),
             "tools": self.tools,
+            "tool_choice": self.tool_choice not in (None, "auto", "none"),
+            "tool_prompt": self.tool_prompt,
             "functions": self.functions,
             "response_format": (self.response_format or {}).get("type", "text") != "text",
             "modalities": set(self.modalities or ()) - {"text"},

@@ -45,7 +45,16 @@ async def _disconnected(request: Request) -> None:
 
 def event(data: object) -> str:
     """Returns a server-sent event with ``data`` as JSON, in ASCII: some clients split lines at U+2028."""
-    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
+    return f"data: {_json(data)}\n\n"
+
+
+def tgi_event(data: object) -> str:
+    """Returns the event as TGI writes it: without a space."""
+    return f"data:{_json(data)}\n\n"
+
+
+def _json(data: object) -> str:
+    return json.dumps(data, separators=(",", ":"))
 
 
 class EventStream(StreamingResponse):
@@ -55,7 +64,7 @@ class EventStream(StreamingResponse):
         self,
         stream: OpenStream,
         events: AsyncIterator[str],
-        on_error: Callable[[LorauterError], object],
+        on_error: Callable[[LorauterError], str],
         headers: dict[str, str],
     ) -> None:
         headers = {**headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -71,10 +80,10 @@ class EventStream(StreamingResponse):
 
 
 async def _guarded(
-    events: AsyncIterator[str], on_error: Callable[[LorauterError], object]
+    events: AsyncIterator[str], on_error: Callable[[LorauterError], str]
 ) -> AsyncIterator[str]:
     try:
         async for line in events:
             yield line
     except Exception as error:
-        yield event(on_error(known_error(error, "stream")))
+        yield on_error(known_error(error, "stream"))

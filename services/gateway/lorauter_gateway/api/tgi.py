@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lorauter.errors import InvalidArgument
 from lorauter_gateway.api.bodies import Body
-from lorauter_gateway.api.dialects import tgi_event
+from lorauter_gateway.api.dialects import tgi_error_event
 from lorauter_gateway.api.headers import serving_headers
 from lorauter_gateway.api.routing import RoutingBody, routing_request
-from lorauter_gateway.api.streams import EventStream, event, while_connected
+from lorauter_gateway.api.streams import EventStream, tgi_event, while_connected
 from lorauter_gateway.domain.model import MAX_STOPS, Generation, Sampling, sampling
 from lorauter_gateway.domain.target import parse_target
 from lorauter_gateway.service import Gateway, OpenStream
@@ -37,6 +37,11 @@ class Parameters(BaseModel):
     repetition_penalty: float | None = Field(None, gt=0)
     seed: int | None = Field(None, ge=0, lt=2**64)
     stop: list[str] = Field(default=[], max_length=MAX_STOPS)
+
+    @property
+    def wants_details(self) -> bool:
+        """Whether a whole answer has details; TGI gives them for the prompt's tokens, too."""
+        return self.details or bool((self.model_extra or {}).get("decoder_input_details"))
 
     def sampling(self) -> Sampling:
         """Returns how to sample; raises InvalidArgument (UNSUPPORTED_FIELD) for ``adapters``."""
@@ -80,7 +85,7 @@ def tgi_routes(gateway: Gateway, timeout_seconds: float, max_concurrent_requests
     async def whole(request: Request, body: GenerateBody) -> tuple[dict[str, Any], dict[str, str]]:
         answer, serving = await while_connected(request, gateway.generate(read(body), _ROUTE))
         found: dict[str, Any] = {"generated_text": answer.text}
-        if body.parameters and body.parameters.details:
+        if body.parameters and body.parameters.wants_details:
             found["details"] = answer.details
         headers = {
             **serving_headers(serving),
@@ -92,7 +97,8 @@ def tgi_routes(gateway: Gateway, timeout_seconds: float, max_concurrent_requests
     async def streamed(request: Request, body: GenerateBody) -> Response:
         stream = await while_connected(request, gateway.stream(read(body), _ROUTE))
         has_details = bool(body.parameters and body.parameters.details)
-        return EventStream(stream, _events(stream, has_details), tgi_event, serving_headers(stream.serving))
+        events = _events(stream, has_details)
+        return EventStream(stream, events, tgi_error_event, serving_headers(stream.serving))
 
     @routes.post("/")
     async def compatible(request: Request, body: GenerateBody) -> Response:
@@ -145,4 +151,4 @@ async def _events(stream: OpenStream, has_details: bool) -> AsyncIterator[str]:
         if piece.finish is not None:
             found["generated_text"] = piece.finish.text
             found["details"] = piece.finish.details if has_details else None
-        yield event(found)
+        yield tgi_event(found)
