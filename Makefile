@@ -68,6 +68,10 @@ bench-latency: setup ## Time routes beside the encoder alone; FLAN=dir takes rea
 bench-matching: setup ## Measure matching; FLAN=dir replays real scores too, JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.matching $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON))
 
+.PHONY: bench-lab
+bench-lab: setup ## The paper's experiment on pools made anew; JSON=path writes the figures, PLOT=path draws them
+	@$(BIN)/python -m benchmarks.lab $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))
+
 .PHONY: flan
 flan: setup ## Download the public FLAN data that bench-routing reads into DIR=path, without what adapters scored
 	@$(BIN)/python scripts/flan_download.py $(DIR)
