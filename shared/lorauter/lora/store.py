@@ -59,7 +59,7 @@ class AdapterStore:
 
         The folder appears at once and complete, or not at all. Raises UnprocessableRequest.
         """
-        with _Staging(self.root) as staging:
+        with Staging(self.root) as staging:
             digest = _copy_in(directory, staging.path, Limits().max_bytes)
             self._publish(staging.path, digest)
         return digest
@@ -74,7 +74,7 @@ class AdapterStore:
         """
         limits = limits or Limits()
         check_adapter(directory, modules, limits)
-        with _Staging(self.root) as staging:
+        with Staging(self.root) as staging:
             _copy_in(directory, staging.path, limits.max_bytes)
             checked = check_adapter(staging.path, modules, limits)
             self._publish(staging.path, checked.digest)
@@ -135,16 +135,16 @@ class AdapterStore:
             # Somebody else stored the same content first; anything else is an error.
             self.verify(digest)
             return
-        _sync(self.root)
+        sync_folder(self.root)
 
 
-class _Staging:
+class Staging:
     """A folder of our own inside the store, gone afterwards unless it was renamed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def __enter__(self) -> _Staging:
+    def __enter__(self) -> Staging:
         self.root.mkdir(parents=True, exist_ok=True)
         for left in self.root.glob(f"{STAGING_PREFIX}*"):
             if time.time() - left.lstat().st_mtime > STAGING_SECONDS:
@@ -162,7 +162,7 @@ def _copy_in(source: Path, target: Path, max_bytes: int) -> str:
         for name, limit in ((CONFIG_FILE, MAX_CONFIG_BYTES), (WEIGHTS_FILE, max_bytes))
     ]
     target.chmod(0o755)
-    _sync(target)
+    sync_folder(target)
     return combine_digest(*hashes)
 
 
@@ -192,7 +192,8 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes sure that what a folder lists outlives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

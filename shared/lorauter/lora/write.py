@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors import TensorSpec, serialize_file
 
 from lorauter.lora.check import CONFIG_FILE, WEIGHTS_FILE
 from lorauter.lora.config import AdapterConfig
+from lorauter.lora.precision import Precision, rounded
 
 
 def write_adapter(
     directory: Path,
     config: AdapterConfig,
     matrices: Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]],
+    precision: Precision | None = None,
 ) -> None:
     """Writes adapter_config.json and adapter_model.safetensors into ``directory``, made if missing.
 
-    ``matrices`` holds A (rank, in) and B (out, rank) by full module name, float32 or float16.
+    ``matrices`` holds A (rank, in) and B (out, rank) by full module name, float32 or float16: written as they
+    are, or rounded to ``precision``. Raises UnprocessableRequest (COMPOSITE_NOT_FINITE) as rounded() does.
     """
     directory.mkdir(parents=True, exist_ok=True)
     raw = {
@@ -40,8 +44,20 @@ def write_adapter(
         "use_rslora": config.rslora,
     }
     (directory / CONFIG_FILE).write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    tensors: dict[str, NDArray[np.floating]] = {}
+    tensors: dict[str, NDArray[Any]] = {}
     for module, (a, b) in matrices.items():
-        tensors[f"base_model.model.{module}.lora_A.weight"] = np.ascontiguousarray(a)
-        tensors[f"base_model.model.{module}.lora_B.weight"] = np.ascontiguousarray(b)
-    save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        for side, matrix in (("A", a), ("B", b)):
+            stored = (
+                matrix if precision is None else rounded(matrix.astype(np.float32, copy=False), precision)
+            )
+            tensors[f"base_model.model.{module}.lora_{side}.weight"] = np.ascontiguousarray(stored)
+    specs = {
+        name: TensorSpec(
+            dtype=precision or array.dtype.name,
+            shape=array.shape,
+            data_ptr=array.ctypes.data,
+            data_len=array.nbytes,
+        )
+        for name, array in tensors.items()
+    }
+    serialize_file(specs, str(directory / WEIGHTS_FILE), metadata={"format": "pt"})
