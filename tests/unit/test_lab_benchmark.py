@@ -252,12 +252,11 @@ def test_errors_are_over_seeds_and_paired_when_methods_are_compared():
 
 
 def test_weights_are_even_over_those_that_have_one():
-    np.testing.assert_allclose(
-        evened(np.array([[0.6, 0.4, 0.0], [1.0, 0.0, 0.0]])), [[0.5, 0.5, 0], [1, 0, 0]]
-    )
+    weights = np.array([[[0.6, 0.4, 0.0]], [[1.0, 0.0, 0.0]]])
+    np.testing.assert_allclose(evened(weights), np.array([[[0.5, 0.5, 0.0]], [[1.0, 0.0, 0.0]]]))
     route = Routes(
         chosen=np.zeros((2, 1, 3), np.intp),
-        weights=np.array([[[0.6, 0.4, 0.0]], [[1.0, 0.0, 0.0]]]),
+        weights=weights,
         single=np.zeros((2, 1), np.intp),
         nearest=np.array([[0], [0]]),
     )
