@@ -56,14 +56,14 @@ def router(served: Served) -> APIRouter:
     @routes.post("/tokenize")
     async def tokenize(request: Request) -> Response:
         body = await wire.read(request, GenerateRequest)
-        pieces = _pieces(served, body.inputs)
+        pieces = _pieces(served, body.inputs, True)
         return wire.JsonResponse(pieces[-(body.given().truncate or len(pieces)) :])
 
     @routes.post("/chat_tokenize")
     async def chat_tokenize(request: Request) -> Response:
         body = await wire.read(request, ChatRequest)
         text = served.preparation.codec.render([message.plain() for message in body.messages])
-        return wire.JsonResponse({"tokenize_response": _pieces(served, text), "templated_text": text})
+        return wire.JsonResponse({"tokenize_response": _pieces(served, text, False), "templated_text": text})
 
     @routes.get("/")
     @routes.get("/health")
@@ -189,10 +189,10 @@ def _timings(
     }
 
 
-def _pieces(served: Served, text: str) -> list[dict[str, Any]]:
+def _pieces(served: Served, text: str, add_special: bool) -> list[dict[str, Any]]:
     return [
         {"id": piece.id, "text": piece.text, "start": piece.start, "stop": piece.stop}
-        for piece in served.preparation.codec.pieces(text)
+        for piece in served.preparation.codec.pieces(text, add_special)
     ]
 
 

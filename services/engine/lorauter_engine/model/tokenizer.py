@@ -57,9 +57,9 @@ class TextCodec:
             self._ids_of(text, add_special) if len(text) <= _KEPT_TEXT else self._encode(text, add_special)
         )
 
-    def pieces(self, text: str) -> list[Piece]:
-        """Returns the tokens of ``text`` with their places, BOS and the like included."""
-        encoding = self._fast.encode(text)
+    def pieces(self, text: str, add_special: bool = True) -> list[Piece]:
+        """Returns the tokens of ``text`` with their places; ``add_special`` as for encode()."""
+        encoding = self._fast.encode(text, add_special_tokens=add_special)
         return [
             Piece(token, text[start:stop], start, stop)
             for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)

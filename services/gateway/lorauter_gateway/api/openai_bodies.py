@@ -172,12 +172,13 @@ class CompletionBody(SamplingBody):
     suffix: str | None = None
 
     def text(self) -> str:
-        """Returns the one prompt; raises InvalidArgument for several."""
-        if isinstance(self.prompt, str):
-            return self.prompt
-        if len(self.prompt) != 1:
+        """Returns the one prompt; raises InvalidArgument for several and for an empty one."""
+        texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        if len(texts) != 1:
             raise InvalidArgument("UNSUPPORTED_FIELD", "prompt: send one text per request", field="prompt")
-        return self.prompt[0]
+        if not texts[0]:
+            raise InvalidArgument("INVALID_FIELD", "prompt: it is empty: send a text", field="prompt")
+        return texts[0]
 
     def unsupported(self) -> dict[str, object]:
         """See SamplingBody."""

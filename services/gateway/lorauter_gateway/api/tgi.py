@@ -66,7 +66,7 @@ class Parameters(BaseModel):
 class GenerateBody(Body):
     """The body of /generate, /generate_stream and /."""
 
-    inputs: str
+    inputs: str = Field(min_length=1)
     parameters: Parameters | None = None
     stream: bool = False
     lorauter: RoutingBody | None = Field(None, description="Restrictions on routing.")
