@@ -86,6 +86,11 @@ check: setup ## Check format, lint, types, imports and protos
 test: setup ## Run all tests; T=path narrows them, ARGS="-k name" goes to pytest
 	@$(BIN)/pytest $(T) $(ARGS)
 
+.PHONY: conformance
+conformance: setup ## Check engine and gateway against TGI's own document, TGI_OPENAPI=path
+	@test -f "$(TGI_OPENAPI)" || { echo "make conformance: TGI_OPENAPI=path names no file; it is TGI's docs/openapi.json"; exit 2; }
+	@TGI_OPENAPI="$(abspath $(TGI_OPENAPI))" $(BIN)/pytest tests/conformance $(ARGS)
+
 .PHONY: helm-test
 helm-test: setup ## Lint and render the Helm chart, and check what comes out
 	@$(BIN)/pytest tests/deploy/test_helm_chart.py $(ARGS)

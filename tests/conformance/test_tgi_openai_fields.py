@@ -10,6 +10,8 @@ import pytest
 
 PROMPT = 'Repeat the number "5555555555"'
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
+WORD = 'Write the word "raven" backwards:'
+RAVEN: dict[str, Any] = {CHAT: {"messages": [{"role": "user", "content": WORD}]}, PLAIN: {"prompt": WORD}}
 HOT: dict[str, Any] = {"temperature": 2.0, "max_tokens": 8}
 FUNCTION = {"type": "function", "function": {"name": "f", "arguments": {}}}
 Server = Any
@@ -49,13 +51,12 @@ def max_tokens(server: Server, path: str) -> None:
 def messages(server: Server, path: str) -> None:
     parts = [{"type": "text", "text": PROMPT[:5]}, {"type": "text", "text": PROMPT[5:]}]
     assert text(server, path, messages=[{"role": "user", "content": parts}]) == text(server, path)
-    capitals = [{"role": "user", "content": 'Write the word "raven" backwards:'}]
-    assert text(server, path, messages=capitals) != text(server, path)
+    assert text(server, path, **RAVEN[path]) == "raven"
 
 
 def model(server: Server, path: str) -> None:
-    capitals = {"model": server.adapter, **body(path, stop=["q"])}
-    assert server.ask(path, capitals | {"model": server.adapter}).json()["choices"]
+    chosen = [text(server, path, model=name, **RAVEN[path]) for name in ("tgi", "base", server.adapter)]
+    assert chosen == ["raven", "raven", "RAVEN"]
 
 
 def n(server: Server, path: str) -> None:

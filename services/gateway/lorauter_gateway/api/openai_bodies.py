@@ -177,7 +177,7 @@ class CompletionBody(SamplingBody):
         if len(texts) != 1:
             raise InvalidArgument("UNSUPPORTED_FIELD", "prompt: send one text per request", field="prompt")
         if not texts[0]:
-            raise InvalidArgument("INVALID_FIELD", "prompt: it is empty: send a text", field="prompt")
+            raise InvalidArgument("EMPTY_QUERY", "prompt is empty: send the text to continue", field="prompt")
         return texts[0]
 
     def unsupported(self) -> dict[str, object]:
