@@ -59,7 +59,9 @@ class Settings(ServiceSettings):
     )
     adapter_count: int = Field(1024, ge=1, le=1_000_000, description="Most adapters resident at once.")
     concatenation_bytes: int = Field(
-        256 * 1024**2, ge=0, description="Memory for adapters laid side by side for sets that come again."
+        512 * 1024**2,
+        ge=0,
+        description="Memory for adapters side by side for sets that come again, and again for the batch's.",
     )
     max_body_bytes: int = Field(
         16 * 1024**2, ge=1024, description="Largest request body; more is refused: 413."

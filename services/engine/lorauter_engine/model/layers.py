@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lorauter_engine.model.plan import BatchPlan, Part
+from lorauter_engine.model.packed import packed
+from lorauter_engine.model.plan import BatchPlan, Part, Stack
 
 
 @dataclass(slots=True)
@@ -27,7 +28,7 @@ class BatchContext:
 
 
 class AdaptedLinear(nn.Module):
-    """y = base(x) + sum_i w_i s_i B_i (A_i x), with every row's own set. Base: nn.Linear or Conv1D."""
+    """y = base(x) + sum_i w_i s_i B_i (A_i x), with every row's own set. Base: a linear layer of any kind."""
 
     def __init__(self, base: nn.Module, name: str, context: BatchContext) -> None:
         super().__init__()
@@ -49,6 +50,8 @@ class AdaptedLinear(nn.Module):
         if plan is not None:
             for part in plan.parts.get(self.name, ()):
                 _add(x, y, part)
+            if self.name in plan.stacks:
+                _add_stack(x, y, plan.stacks[self.name])
         return y
 
 
@@ -95,7 +98,7 @@ def adapt(model: nn.Module, context: BatchContext) -> dict[str, tuple[int, int]]
     ]
     shapes: dict[str, tuple[int, int]] = {}
     for name, module in found:
-        _replace(model, name, AdaptedLinear(module, name, context))
+        _replace(model, name, AdaptedLinear(packed(module), name, context))
         first, second = module.weight.shape
         shapes[name] = (first, second) if isinstance(module, Conv1D) else (second, first)
     return shapes
@@ -126,3 +129,9 @@ def _add(x: Tensor, y: Tensor, part: Part) -> None:
     low *= part.coefficients[:, None, :]
     out = y[rows]
     out.view(-1, out.shape[-1]).addmm_(low.view(-1, low.shape[-1]), matrices.b_t)
+
+
+def _add_stack(x: Tensor, y: Tensor, stack: Stack) -> None:
+    low = torch.bmm(stack.a, x.transpose(1, 2))
+    low *= stack.coefficients[:, :, None]
+    y.baddbmm_(low.transpose(1, 2), stack.b_t)

@@ -99,10 +99,12 @@ class Network:
         ids = torch.zeros(len(prompts), longest, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
+        rows = [row for row, positions in enumerate(wanted) for _ in positions]
         self._want(
-            [row for row, positions in enumerate(wanted) for _ in positions],
+            rows,
             [position for positions in wanted for position in positions],
             plan,
+            plan_of_vectors(plan, rows, self._gathered) if plan else None,
         )
         if first_slot is not None:
             self.cache.begin_prefill(first_slot, len(prompts), longest)
@@ -116,15 +118,22 @@ class Network:
         ``lengths[i]`` is how many tokens slot i holds already.
         """
         mask = self.cache.begin_decode(lengths, self.placement.device)
-        self._want(range(len(tokens)), [0] * len(tokens), plan)
+        # Every row is one vector, which is wanted: the plan is the same.
+        self._want(range(len(tokens)), [0] * len(tokens), plan, plan)
         ids = torch.tensor(tokens, dtype=torch.long)[:, None]
         places = torch.tensor(lengths, device=self.placement.device)[:, None]
         return self._run(ids, places, mask, True)
 
-    def _want(self, rows: Sequence[int], positions: Sequence[int], plan: BatchPlan | None) -> None:
+    def _want(
+        self,
+        rows: Sequence[int],
+        positions: Sequence[int],
+        plan: BatchPlan | None,
+        plan_of_wanted: BatchPlan | None,
+    ) -> None:
         device = self.placement.device
         self._batch.plan = plan
-        self._batch.plan_of_wanted = plan_of_vectors(plan, rows, self._gathered) if plan else None
+        self._batch.plan_of_wanted = plan_of_wanted
         self._batch.rows = torch.tensor(rows, dtype=torch.long, device=device)
         self._batch.positions = torch.tensor(positions, dtype=torch.long, device=device)
 

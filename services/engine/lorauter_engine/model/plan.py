@@ -55,19 +55,36 @@ class Part:
     coefficients: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """All rows of a batch in one layer, each with matrices of its own, zeros where a row has fewer.
+
+    ``a`` is (rows, R, in), ``b_t`` (rows, R, out) and ``coefficients`` (rows, R).
+    """
+
+    a: Tensor
+    b_t: Tensor
+    coefficients: Tensor
+
+
 @dataclass(slots=True)
 class BatchPlan:
-    """The adapters of all rows of one batch, layer by layer; layers that none adapts are absent."""
+    """The adapters of all rows of one batch, layer by layer; layers that none adapts are absent.
+
+    A layer stands in ``parts`` or in ``stacks``. ``is_union``: every row multiplies the adapters of all.
+    """
 
     rows: int
     parts: dict[str, list[Part]] = field(default_factory=dict)
+    stacks: dict[str, Stack] = field(default_factory=dict)
+    is_union: bool = False
 
 
 class Concatenations:
     """Adapters laid side by side per layer, kept for sets that come again."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._size_bytes = 0
         self._kept: OrderedDict[tuple[str, ...], tuple[Mapping[str, Matrices], int]] = OrderedDict()
 
@@ -83,7 +100,7 @@ class Concatenations:
         size = sum(adapter.size_bytes for adapter in adapters)
         self._kept[key] = (modules, size)
         self._size_bytes += size
-        while self._size_bytes > self._limit_bytes and len(self._kept) > 1:
+        while self._size_bytes > self.limit_bytes and len(self._kept) > 1:
             _, (_, dropped) = self._kept.popitem(last=False)
             self._size_bytes -= dropped
         return modules
@@ -105,6 +122,7 @@ def plan_batch(sets: Sequence[AdapterSet], tokens_per_row: int, known: Concatena
     if len(segments) > 1 and can_cancel and _union_is_cheaper(segments, distinct, tokens_per_row, len(sets)):
         union = tuple(distinct[digest] for digest in sorted(distinct))
         segments = [(0, len(sets), union)]
+        plan.is_union = True
     for start, end, adapters in segments:
         if adapters:
             _add_segment(plan, sets, start, end, known.get(adapters), adapters)

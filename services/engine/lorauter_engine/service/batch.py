@@ -12,6 +12,7 @@ from lorauter.errors import LorauterError
 from lorauter_engine import metrics
 from lorauter_engine.model.network import Network
 from lorauter_engine.model.plan import BatchPlan, Concatenations, plan_batch
+from lorauter_engine.model.stacks import Stacks
 from lorauter_engine.service.rows import Row
 
 IDLE_KEEP_TOKENS = 16_384
@@ -26,8 +27,10 @@ class RunningBatch:
         self._network = network
         self._known = known
         self._on_end = on_end
+        self._stacks = Stacks(known.limit_bytes)
         self._plan: BatchPlan | None = None
         self._is_planned = False
+        self._steps_to_stack: int | None = None
 
     def admit(self, rows: Sequence[Row]) -> None:
         """Runs the prompts of new rows and makes their first tokens."""
@@ -56,14 +59,26 @@ class RunningBatch:
     def step(self) -> None:
         """Makes one more token for every row."""
         started = time.monotonic()
-        if not self._is_planned:
-            self._plan = plan_batch([row.adapters for row in self.rows], 1, self._known)
-            self._is_planned = True
+        self._planned()
         tokens = [row.generated[-1] for row in self.rows]
         logits = self._network.decode(tokens, [row.length for row in self.rows], self._plan)
         metrics.BATCH_ROWS.labels("decode").observe(len(self.rows))
         self._extend(0, logits)
         metrics.STEP_SECONDS.labels("decode").observe(time.monotonic() - started)
+
+    def _planned(self) -> None:
+        """Makes the plan of the rows that are there; stacks it once it has served so long that this pays."""
+        sets = [row.adapters for row in self.rows]
+        if not self._is_planned:
+            self._plan = plan_batch(sets, 1, self._known)
+            self._is_planned = True
+            self._steps_to_stack = self._stacks.worth_after(self._plan, sets) if self._plan else None
+        if self._plan is None or self._steps_to_stack is None:
+            return
+        self._steps_to_stack -= 1
+        if self._steps_to_stack == 0:
+            self._plan = self._stacks.stacked(self._plan, sets)
+            self._steps_to_stack = None
 
     def drop_cancelled(self) -> None:
         """Frees the slots of rows that nobody waits for any more."""
