@@ -61,6 +61,8 @@ class Pool(SQLModel, table=True):
     aliases: list[str] = _json(default_factory=list)
     modules: dict[str, list[int]] = _json(default_factory=dict)
     """Linear layers by full name: [in_features, out_features]."""
+    chat_format: dict[str, str] = _json(default_factory=dict)
+    """The base's lorauter.lora.chat_format.ChatFormat; empty where it is not known."""
     untypical_policy: str = "ROUTE"
     pinned_profile: str = ""
     """Digest of the profile whose constants an operator restored; empty: fit at every change."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -106,6 +107,46 @@ def test_foreign_base_needs_an_alias_or_a_word_of_the_caller(registry: Registry,
     registry.update_pool(UpdatePool(id="p", aliases=("other/name",), replace_aliases=True))
     known = registry.register_adapter(RegisterAdapter(id="b", pool="p", path=path))
     assert known.latest.base_assumed is False
+
+
+def test_other_chat_format_needs_a_word_of_the_caller(registry: Registry, tiny_pool: Any) -> None:
+    base, folder = tiny_pool.base(), tiny_pool.adapter("chat")
+    says = folder / "tokenizer_config.json"
+    (base / says.name).write_text(json.dumps({"chat_template": "{{ a }}", "eos_token": "</s>"}))
+    request = {"id": "chats", "base_model": tiny_pool.base_model, "base_path": str(base)}
+    registry.create_pool(CreatePool.model_validate(request))
+    for own, field in (
+        ({"chat_template": "{{ b }}"}, "chat_template"),
+        ({"eos_token": {"content": "<|im_end|>"}}, "eos_token"),
+    ):
+        says.write_text(json.dumps(own))
+        with pytest.raises(InvalidArgument) as caught:
+            registry.register_adapter(RegisterAdapter(id="c", pool="chats", path=str(folder)))
+        assert (caught.value.reason, caught.value.metadata) == (
+            "ADAPTER_CHAT_FORMAT_MISMATCH",
+            {"field": field},
+        )
+    assert registry.context.store.digests() == []
+    vouched = {"path": str(folder), "assume_base": True}
+    answer = registry.register_adapter(
+        RegisterAdapter.model_validate({"id": "c", "pool": "chats", **vouched})
+    )
+    assert answer.latest.base_assumed is True
+    says.write_text(json.dumps({"chat_template": "{{ a }}", "eos_token": "</s>"}))
+    same = registry.register_adapter(RegisterAdapter(id="d", pool="chats", path=str(folder)))
+    assert same.latest.base_assumed is False
+    unknown = registry.register_adapter(RegisterAdapter(id="e", pool="p", path=str(folder)))
+    assert unknown.latest.base_assumed is False
+
+
+def test_pool_is_refused_when_its_bases_chat_format_cannot_be_read(
+    registry: Registry, tiny_pool: Any
+) -> None:
+    base = tiny_pool.base()
+    (base / "tokenizer_config.json").write_text("{")
+    with pytest.raises(FailedPrecondition) as caught:
+        registry.create_pool(CreatePool(id="broken", base_model="x", base_path=str(base)))
+    assert caught.value.reason == "BASE_UNREADABLE"
 
 
 def test_shapes_are_checked_also_when_the_base_is_assumed(registry: Registry, tiny_pool: Any) -> None:

@@ -90,7 +90,8 @@ class _Hub(BaseHTTPRequestHandler):
     def _answer(self, body: bool) -> None:
         name = self.path.removeprefix(f"/n/m/resolve/{COMMIT}/")
         path = self.folder / Path(name).name
-        error = "RepoNotFound" if name == self.path else "EntryNotFound" if name == self.missing else ""
+        is_missing = name == self.missing or not path.is_file()
+        error = "RepoNotFound" if name == self.path else "EntryNotFound" if is_missing else ""
         if "gated" in self.path:
             error = "GatedRepo"
         if error:
@@ -128,10 +129,15 @@ def hub(tiny_pool: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[type[
 
 def test_hub_adapter_is_fetched_at_its_commit_and_removed(hub: tuple[type[_Hub], str]) -> None:
     handler, address = hub
-    with HuggingFaceHub(10**6, 5, address).fetched(f"n/m@{COMMIT}") as folder:
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
-            assert (folder / name).read_bytes() == (handler.folder / name).read_bytes()
-    assert not folder.exists()
+    names = ["adapter_config.json", "adapter_model.safetensors"]
+    for more in ([], ["chat_template.jinja", "tokenizer_config.json"]):
+        for name in more:
+            (handler.folder / name).write_text("{}")
+        with HuggingFaceHub(10**6, 5, address).fetched(f"n/m@{COMMIT}") as folder:
+            assert sorted(path.name for path in folder.iterdir() if path.is_file()) == sorted(names + more)
+            for name in names + more:
+                assert (folder / name).read_bytes() == (handler.folder / name).read_bytes()
+        assert not folder.exists()
 
 
 def fetch(address: str, name: str, max_bytes: int = 10**6) -> None:

@@ -1,11 +1,11 @@
-"""Adapters from the Hugging Face hub, pinned to a commit; only the two files that are needed."""
+"""Adapters from the Hugging Face hub, pinned to a commit; only the files that are looked at."""
 
 from __future__ import annotations
 
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -27,6 +27,7 @@ from lorauter.errors import (
     Unavailable,
     UnprocessableRequest,
 )
+from lorauter.lora.chat_format import CHAT_FORMAT_FILES
 from lorauter.lora.check import CONFIG_FILE, WEIGHTS_FILE
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})@([0-9a-f]{40})")
@@ -48,6 +49,8 @@ class HuggingFaceHub:
     def fetched(self, name: str) -> Iterator[Path]:
         """Returns a folder with the two files of ``namespace/name@commit``, gone at the end.
 
+        Those of CHAT_FORMAT_FILES that are there come along.
+
         Raises InvalidArgument (INVALID_HUB_NAME), NotFound (HUB_NOT_FOUND), PermissionDenied
         (HUB_FORBIDDEN), UnprocessableRequest (ADAPTER_TOO_LARGE) or Unavailable (HUB_UNAVAILABLE).
         """
@@ -63,6 +66,9 @@ class HuggingFaceHub:
             try:
                 for file in (CONFIG_FILE, WEIGHTS_FILE):
                     self._download(match[1], match[2], file, Path(folder))
+                for file in CHAT_FORMAT_FILES:
+                    with suppress(EntryNotFoundError):
+                        self._download(match[1], match[2], file, Path(folder))
             except (_HttpError, HFValidationError, OSError, ValueError) as error:
                 raise _translated(error, name) from error
             yield Path(folder)

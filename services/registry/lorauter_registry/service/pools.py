@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sqlmodel import col, select
 
-from lorauter.errors import AlreadyExists, InvalidArgument
+from lorauter.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from lorauter.lora.chat_format import read_chat_format
 from lorauter.lora.check import read_modules
 from lorauter.store import Write, tables
 from lorauter_registry.domain.answers import PoolList
@@ -52,6 +53,7 @@ class Pools(Part):
                 tokenizer_digest=base.tokenizer_digest,
                 aliases=list(request.aliases),
                 modules={name: list(shape) for name, shape in base.modules.items()},
+                chat_format=base.chat_format,
                 untypical_policy=request.untypical_policy,
                 generation=tx.generation,
                 create_time=tx.now,
@@ -111,6 +113,7 @@ class Pools(Part):
             modules=read_modules(folder),
             weights_digest=_digest_of(sorted(folder.glob("*.safetensors"))),
             tokenizer_digest=_digest_of([folder / "tokenizer.json"]),
+            chat_format=_chat_format(folder),
         )
 
 
@@ -119,6 +122,15 @@ class _Base:
     modules: dict[str, tuple[int, int]] = field(default_factory=dict)
     weights_digest: str = ""
     tokenizer_digest: str = ""
+    chat_format: dict[str, str] = field(default_factory=dict)
+
+
+def _chat_format(folder: Path) -> dict[str, str]:
+    try:
+        known = read_chat_format(folder, follow_links=True)
+    except ValueError as error:
+        raise FailedPrecondition("BASE_UNREADABLE", f"base model: {error}: mend the file") from None
+    return known.to_json() if known else {}
 
 
 def _digest_of(files: list[Path]) -> str:

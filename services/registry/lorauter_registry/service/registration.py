@@ -15,6 +15,7 @@ from lorauter.errors import (
     Unavailable,
     UnprocessableRequest,
 )
+from lorauter.lora.chat_format import CHAT_FORMAT_MISMATCH, ChatFormat, check_chat_format
 from lorauter.lora.check import CONFIG_FILE, CheckedAdapter
 from lorauter.lora.config import MAX_CONFIG_BYTES, AdapterConfig, parse_config
 from lorauter.lora.strict import open_regular
@@ -35,7 +36,7 @@ class Registration(Adapters):
         A version whose files are active already under this id is not made again; then only a given
         description and given tags may change. Raises NotFound (POOL_NOT_FOUND), AlreadyExists
         (ADAPTER_EXISTS) if the id is another pool's, InvalidArgument (PATH_NOT_ALLOWED, RESERVED_ID, …),
-        UnprocessableRequest (ADAPTER_BASE_MISMATCH and the reasons of check_adapter),
+        UnprocessableRequest (ADAPTER_BASE_MISMATCH, the reasons of check_adapter and check_chat_format),
         FailedPrecondition (ADAPTER_QUARANTINED) or Unavailable (HUB_UNAVAILABLE,
         ADAPTER_STORE_UNAVAILABLE); then nothing is stored.
         """
@@ -83,6 +84,7 @@ class Registration(Adapters):
         config = _readable_config(folder, limits.max_rank)
         if config is not None:
             _check_base(config, request, pool)
+        vouched = _check_chat_format(folder, request, pool)
         try:
             checked = self.context.store.admit(folder, modules, limits)
         except OSError as error:
@@ -90,7 +92,7 @@ class Registration(Adapters):
                 "ADAPTER_STORE_UNAVAILABLE",
                 f"the adapter store cannot be written ({error.strerror}): see to its disk, then retry",
             ) from error
-        return checked, _check_base(checked.config, request, pool)
+        return checked, _check_base(checked.config, request, pool) or vouched
 
     def _check_id(self, row: tables.Adapter | None, request: RegisterAdapter, pool: tables.Pool) -> None:
         if request.id in {pool.base_model, *pool.aliases}:
@@ -197,6 +199,19 @@ def _check_base(config: AdapterConfig, request: RegisterAdapter, pool: tables.Po
         adapter_base_model=config.base_model[:200],
         pool_base_model=pool.base_model,
     )
+
+
+def _check_chat_format(folder: Path, request: RegisterAdapter, pool: tables.Pool) -> bool:
+    """Returns whether the caller vouches for an adapter that was trained on another chat format."""
+    if not pool.chat_format:
+        return False
+    try:
+        check_chat_format(folder, ChatFormat(**pool.chat_format))
+    except UnprocessableRequest as error:
+        if error.reason != CHAT_FORMAT_MISMATCH or not request.assume_base:
+            raise
+        return True
+    return False
 
 
 def _describe(row: tables.Adapter, request: RegisterAdapter) -> bool:
