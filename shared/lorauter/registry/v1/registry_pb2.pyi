@@ -1617,7 +1617,8 @@ class RegisterAdapterRequest(_message.Message):
     """
     assume_base: _builtins.bool
     """Vouches that the adapter fits the pool's base model although its config
-    names another one. Shapes are checked all the same.
+    names another one, or its tokenizer's files another chat template or end
+    token. Shapes are checked all the same.
     """
     request_id: _builtins.str
     """Makes the write idempotent."""
