@@ -183,7 +183,7 @@ class Residencies:
 
     def __call__(self, network: Network, store: AdapterStore, **bounds: int) -> Residency:
         given = {"max_bytes": 2**24, "max_count": 64, "max_rank": 64} | bounds
-        return Residency(store, network.modules, CPU, **given)
+        return Residency(store, network.modules, network.placement, **given)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +26,23 @@ from lorauter_engine.model.network import Network
 from lorauter_engine.model.plan import Concatenations, plan_batch
 from lorauter_engine.service.batch import RunningBatch
 from lorauter_engine.service.prepare import Wish
+from lorauter_engine.service.residency import normalise
 from lorauter_engine.service.rows import Row
 
 WISH = Wish(max_new_tokens=1, is_quiet=True)
 Weighted = Sequence[tuple[str, float]]
 
 
+@lru_cache(maxsize=2)
+def loaded(base: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64, attn_implementation="eager")
+
+
 class Reference:
     """The base with a composition added to its weights, in float64."""
 
     def __init__(self, base: Path, store: AdapterStore, weighted: Weighted) -> None:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float64, attn_implementation="eager"
-        )
+        model = copy.deepcopy(loaded(base))
         deltas = compose_delta([(weight, read_weights(store.path(digest))) for digest, weight in weighted])
         for name, delta in deltas.items():
             module = model.get_submodule(name)
@@ -77,6 +83,30 @@ def check(
     assert max(errors) < 1e-4, errors
 
 
+def random_configs(targets: Sequence[str], count: int, seed: int) -> list[AdapterConfig]:
+    """Ranks 1 to 64, every kind of scale, other targets each."""
+    rng = np.random.default_rng(seed)
+    configs = []
+    for _ in range(count):
+        chosen = tuple(sorted(rng.choice(targets, size=rng.integers(1, len(targets) + 1), replace=False)))
+        own = {chosen[0]: int(rng.integers(1, 65))} if rng.random() < 0.3 else {}
+        alphas = {chosen[-1]: float(rng.integers(1, 40))} if rng.random() < 0.3 else {}
+        rank, alpha = int(rng.integers(1, 65)), float(rng.integers(1, 65))
+        configs.append(AdapterConfig("b", rank, alpha, bool(rng.random() < 0.5), chosen, own, alphas))
+    return configs
+
+
+def random_sets(digests: Sequence[str], count: int, seed: int) -> list[Weighted]:
+    """Sets of 1 to 8 adapters with positive, negative and zero weights."""
+    rng = np.random.default_rng(seed)
+    sets: list[Weighted] = []
+    for _ in range(count):
+        chosen = sorted(rng.choice(len(digests), size=rng.integers(1, 9), replace=False))
+        weights = [0.0 if rng.random() < 0.1 else float(rng.normal()) / len(chosen) for _ in chosen]
+        sets.append(sorted((digests[place], weight) for place, weight in zip(chosen, weights, strict=True)))
+    return sets
+
+
 def a_dozen_sets(adapters: Mapping[str, str]) -> list[Weighted]:
     d = adapters
     return [
@@ -92,6 +122,27 @@ def a_dozen_sets(adapters: Mapping[str, str]) -> list[Weighted]:
 @pytest.mark.parametrize("repeat", [1, 40])
 def test_composition_equals_the_float64_sum_when_rows_are_mixed(pool, residencies, repeat) -> None:
     check(pool.base, pool.store, a_dozen_sets(pool.adapters), residencies, repeat)
+
+
+def test_composition_equals_the_float64_sum_on_200_random_sets(llama_dir, tmp_path, residencies) -> None:
+    store, modules = AdapterStore(tmp_path / "store"), read_modules(llama_dir)
+    targets = sorted({name.rpartition(".")[2] for name in modules})
+    digests = [
+        store.admit(residencies.random_adapter(tmp_path / str(i), modules, config, i, 0.1), modules).digest
+        for i, config in enumerate(random_configs(targets, 40, seed=0))
+    ]
+    network = Network(llama_dir, residencies.cpu)
+    residency, rng = residencies(network, store), np.random.default_rng(1)
+    sets = random_sets(digests, 200, seed=2)
+    for start in range(0, 200, 40):
+        batch = sets[start : start + 40]
+        ids = [rng.integers(2, 250, size=rng.integers(4, 30)).tolist() for _ in batch]
+        adapters = [residency.acquire(normalise(weighted, 8)) for weighted in batch]
+        plan = plan_batch(adapters, max(map(len, ids)), Concatenations(2**24))
+        found = network.prefill(ids, plan, [range(len(row)) for row in ids], None)
+        for row, weighted, ours in zip(ids, batch, found.split([len(row) for row in ids]), strict=True):
+            expected = Reference(llama_dir, store, weighted).logits(row)
+            assert relative(ours, expected) < 1e-4, weighted
 
 
 def test_both_layouts_are_used_when_batches_differ(pool, residencies) -> None:

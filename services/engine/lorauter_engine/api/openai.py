@@ -30,6 +30,7 @@ def router(served: Served) -> APIRouter:
     @routes.get("/models")
     async def models() -> Response:
         model = {"id": served.model_id, "object": "model", "created": created, "owned_by": "lorauter"}
-        return wire.JsonResponse({"object": "list", "data": [model]})
+        # TGI's document has the model, TGI itself answers a list: this can be read as either
+        return wire.JsonResponse({**model, "object": "list", "data": [model]})
 
     return routes

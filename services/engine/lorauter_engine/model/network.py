@@ -57,7 +57,6 @@ class Network:
             model: Any = AutoModelForCausalLM.from_pretrained(
                 directory,
                 dtype=placement.dtype,
-                attn_implementation="sdpa",
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -67,8 +66,8 @@ class Network:
                 "MODEL_UNREADABLE", f"LORAUTER_MODEL: no causal model in safetensors format there: {error}"
             ) from None
         config = model.config.get_text_config()
-        if getattr(config, "attn_logit_softcapping", None):
-            raise FailedPrecondition("MODEL_UNSUPPORTED", "LORAUTER_MODEL: capped attention is not served")
+        # The attention of models that have no fused one adds the mask to its scores.
+        self._takes_truth = model.config._attn_implementation == "sdpa"
         self.placement = placement
         self.vocabulary = int(config.vocab_size)
         self.context = _context(config)
@@ -80,6 +79,7 @@ class Network:
         self.modules: Mapping[str, tuple[int, int]] = adapt(model, self._batch)
         self._gathered = gather(model, _last_parts(model, config.model_type), self._batch)
         self._model = model
+        self._prove(config.model_type)
 
     @torch.inference_mode()
     def prefill(
@@ -122,7 +122,32 @@ class Network:
         self._want(range(len(tokens)), [0] * len(tokens), plan, plan)
         ids = torch.tensor(tokens, dtype=torch.long)[:, None]
         places = torch.tensor(lengths, device=self.placement.device)[:, None]
+        if not self._takes_truth:
+            mask = torch.zeros(mask.shape, dtype=self.placement.dtype).masked_fill(~mask, float("-inf"))
         return self._run(ids, places, mask, True)
+
+    @torch.inference_mode()
+    def _prove(self, model_type: str) -> None:
+        """Raises FailedPrecondition unless rows that come, move and go say what whole passes say."""
+        first, second = ([token % self.vocabulary for token in text] for text in ([2, 3, 4, 5, 6], [7, 8, 9]))
+        try:
+            self.prefill([first], None, [range(4, 5)], 0)
+            self.prefill([second], None, [range(2, 3)], 1)
+            both = self.decode([second[0], first[0]], [5, 3], None)
+            self.cache.move([1], [0], 4)
+            self.cache.clear(slice(1, 2), 6)
+            found = torch.cat([both, self.decode([first[1]], [4], None)])
+            texts = [[*first, second[0]], [*second, first[0]], [*second, *first[:2]]]
+            whole = [self.prefill([text], None, [range(len(text) - 1, len(text))], None) for text in texts]
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            why = f"its rows cannot be decoded side by side: {type(error).__name__}: {error}"
+            raise _unsupported(model_type, why) from error
+        self.cache.drop()
+        expected = torch.cat(whole)
+        # Rounding to 16 bits may change the experts that a token is sent to.
+        bound = 1e-2 if self.placement.dtype is torch.float32 else 0.5
+        if not (found - expected).abs().max() <= bound * expected.abs().max().clamp_min(1.0):
+            raise _unsupported(model_type, "rows decoded side by side say something else than whole passes")
 
     def _want(
         self,
@@ -158,14 +183,23 @@ def _last_parts(model: Any, model_type: str) -> list[Any]:
     return [(decoder.h if model_type == "gpt2" else decoder.layers)[-1].mlp, head]
 
 
+def _unsupported(model_type: str, why: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        "MODEL_UNSUPPORTED", f"LORAUTER_MODEL: a model of type {model_type} cannot be served: {why}"
+    )
+
+
 def _context(config: Any) -> int:
-    context = int(getattr(config, "max_position_embeddings", None) or config.n_positions)
-    window = getattr(config, "sliding_window", None)
-    slides = any("sliding" in kind for kind in getattr(config, "layer_types", None) or ())
-    if window and (slides or not getattr(config, "layer_types", None)):
-        # Within its window a sliding layer is an ordinary one; beyond it the cache would have to forget.
-        return min(context, int(window))
-    return context
+    lengths = ("max_position_embeddings", "n_positions", "max_seq_len")
+    context = next((int(length) for name in lengths if (length := getattr(config, name, None))), 0)
+    if not context:
+        raise _unsupported(config.model_type, "its config.json says no max_position_embeddings: add it")
+    kinds = getattr(config, "layer_types", None)
+    if kinds and all(kind == "full_attention" for kind in kinds):
+        return context
+    # Within its window a sliding layer is an ordinary one; beyond it the cache would have to forget.
+    names = ("sliding_window", "attention_chunk_size", "window_size")
+    return min([context, *(int(window) for name in names if (window := getattr(config, name, None)))])
 
 
 def _eos_ids(model: Any) -> frozenset[int]:
