@@ -266,3 +266,5 @@ def test_a_name_is_another_when_anything_that_decides_the_content_is() -> None:
     ]
     assert len({recipe.name for recipe in recipes}) == len(recipes)
     assert name(pairs=[(digest(1), 0.62 + 1e-9), (digest(2), 0.38)]) == recipes[0]
+    single = np.array([0.62, 0.38], np.float32)
+    assert name(pairs=[(digest(1), single[0]), (digest(2), single[1])]).name == recipes[0].name

@@ -90,7 +90,7 @@ def make_recipe(
     sums: dict[str, float] = {}
     for position, (digest, weight) in enumerate(weighted):
         known = parse_digest(digest)
-        sums[known] = sums.get(known, 0.0) + weight
+        sums[known] = sums.get(known, 0.0) + float(weight)
         if not math.isfinite(sums[known]):
             raise refused(
                 "INVALID_WEIGHT",

@@ -14,7 +14,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.numpy import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from lorauter.lora.check import CONFIG_FILE, WEIGHTS_FILE, read_modules
@@ -218,3 +218,44 @@ def test_peft_warns_when_a_layer_that_is_named_is_missing(tiny, pool, tmp_path) 
     own.model = copy.deepcopy(tiny.model)
     with pytest.raises(UserWarning, match="missing"):
         own.through_peft(tmp_path)
+
+
+def test_a_composite_is_the_float64_sum_when_layers_are_conv1d(tmp_path) -> None:
+    """GPT-2 has a c_proj in attention and one of another shape behind it; PEFT transposes both by itself."""
+    torch.manual_seed(6)
+    config = GPT2Config(vocab_size=64, n_positions=32, n_embd=32, n_layer=2, n_head=4)
+    model: Any = GPT2LMHeadModel(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data = torch.randn(parameter.shape) * 0.2
+    model.save_pretrained(tmp_path / "base")
+    base = Base("test/gpt2", "sha256:gpt2", read_modules(tmp_path / "base"))
+    store = AdapterStore(tmp_path / "store")
+    rng = np.random.default_rng(7)
+    weighted, deltas = [], []
+    for number, (target, rank) in enumerate((("attn.c_proj", 3), ("c_attn", 5), ("mlp.c_proj", 2))):
+        matrices = {
+            name: (
+                rng.normal(size=(rank, i)).astype(np.float32),
+                rng.normal(size=(o, rank)).astype(np.float32),
+            )
+            for name, (i, o) in base.modules.items()
+            if name.endswith(target)
+        }
+        write_adapter(tmp_path / target, AdapterConfig("b", rank, 0.1, False, (target,)), matrices)
+        weighted.append((store.admit(tmp_path / target, base.modules).digest, 0.5 - number))
+        deltas.append((weighted[-1][1], read_weights(tmp_path / target)))
+    composite = CompositeStore(store).ensure(make_recipe(base, weighted, peft(), "float32"))
+    exact: Any = GPT2LMHeadModel(config).double().eval()
+    exact.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        bare = exact(input_ids=IDS).logits
+    transposed = {name: delta.T.copy() for name, delta in compose_delta(deltas).items()}
+    with added(exact, transposed), torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("error", category=UserWarning)
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        ours = PeftModel.from_pretrained(model, composite.folder)(input_ids=IDS).logits
+        theirs = exact(input_ids=IDS).logits
+    assert composite.rank == 5
+    assert relative(theirs, bare) > 0.05
+    assert relative(ours, theirs) <= 1e-4
