@@ -22,7 +22,11 @@ from lorauter_suite.cli.context import (
 app = typer.Typer(help="Adapters: LoRAs with immutable versions and movable aliases.", no_args_is_help=True)
 
 AssumeBase = Annotated[
-    bool, typer.Option("--assume-base", help="Vouch for a base of another name; shapes are checked.")
+    bool,
+    typer.Option(
+        "--assume-base",
+        help="Vouch for a base of another name, or another chat template or end token; shapes are checked.",
+    ),
 ]
 
 
