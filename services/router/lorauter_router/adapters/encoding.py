@@ -19,8 +19,9 @@ from lorauter_router.ports import Encoded
 _READ_CHARACTERS = 1_200
 """About what an encoder reads of a text; longer ones take no longer."""
 
-_BATCH_CHARACTERS = 2_000
-"""Most characters of a batch of several texts: what comes next waits no longer than for two long ones."""
+_BATCH_CHARACTERS = 1_000
+"""Most characters of a batch of several texts: it takes no longer than one long text, and larger ones gain
+nothing."""
 
 _ALIKE_CHARACTERS = 40
 _ALIKE_SHARE = 0.25
