@@ -72,6 +72,10 @@ bench-matching: setup ## Measure matching; FLAN=dir replays real scores too, JSO
 bench-lab: setup ## The paper's experiment on pools made anew; JSON=path writes the figures, PLOT=path draws them
 	@$(BIN)/python -m benchmarks.lab $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))
 
+.PHONY: bench-engine
+bench-engine: setup ## Time generation with a weighted set for each row, beside PEFT; JSON=path writes the figures
+	@$(BIN)/python -m benchmarks.engine $(if $(JSON),--json $(JSON))
+
 .PHONY: flan
 flan: setup ## Download the public FLAN data that bench-routing reads into DIR=path, without what adapters scored
 	@$(BIN)/python scripts/flan_download.py $(DIR)

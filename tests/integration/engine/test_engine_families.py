@@ -1,4 +1,4 @@
-"""Models of many families are served exactly, rows mixed, in prefill and in decoding; the others not at all."""
+"""Many families are served exactly, rows mixed, in prefill and in decoding; what cannot be is refused."""
 
 from __future__ import annotations
 
