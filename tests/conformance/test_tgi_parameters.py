@@ -26,6 +26,10 @@ def text(server: Server, prompt: str = PROMPT, **parameters: Any) -> str:
     return str(generated(server, prompt, **parameters)["generated_text"])
 
 
+def mean_logprob(sequence: Answer) -> float:
+    return sum(token["logprob"] for token in sequence["tokens"]) / sequence["generated_tokens"]
+
+
 def adapter_id(server: Server) -> None:
     assert (text(server, WORD), text(server, WORD, adapter_id=server.adapter)) == ("raven", "RAVEN")
     assert text(server, WORD, adapter_id=None) == "raven"
@@ -33,6 +37,12 @@ def adapter_id(server: Server) -> None:
 
 def best_of(server: Server) -> None:
     assert text(server, best_of=1) == text(server)
+    answer = generated(server, WORD, best_of=3, temperature=0.5)
+    best, others = answer["details"], answer["details"]["best_of_sequences"]
+    assert best["tokens"][0]["logprob"] <= 0
+    assert len({found["seed"] for found in (best, *others)}) == 3
+    assert all(mean_logprob(best) >= mean_logprob(other) for other in others)
+    assert "best_of_sequences" not in generated(server)["details"]
 
 
 def decoder_input_details(server: Server) -> None:
@@ -53,7 +63,7 @@ def details(server: Server) -> None:
 
 def do_sample(server: Server) -> None:
     assert generated(server)["details"]["seed"] is None
-    assert generated(server, do_sample=True)["details"]["seed"] is not None
+    assert generated(server, do_sample=True, seed=7)["details"]["seed"] == 7
 
 
 def frequency_penalty(server: Server) -> None:
@@ -115,7 +125,7 @@ def truncate(server: Server) -> None:
 def typical_p(server: Server) -> None:
     typical = [text(server, typical_p=1e-6, seed=seed, temperature=2.0) for seed in (1, 2)]
     assert typical[0] == typical[1] != text(server, seed=1, temperature=2.0)
-    assert generated(server, typical_p=0.9)["details"]["seed"] is not None
+    assert generated(server, typical_p=0.9, seed=7)["details"]["seed"] == 7
 
 
 def watermark(server: Server) -> None:
@@ -140,6 +150,7 @@ REFUSED = [
     ("adapter_id", 7),
     ("best_of", 0),
     ("best_of", 2),
+    ("best_of", 5),
     ("decoder_input_details", "often"),
     ("details", 3),
     ("do_sample", "often"),

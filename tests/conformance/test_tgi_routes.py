@@ -67,6 +67,28 @@ def test_answer_conforms(server: Server, document: Any, path: str) -> None:
     assert document.check_response(response)
 
 
+def test_answer_conforms_when_it_is_the_best_of_several(server: Server, document: Any) -> None:
+    fields = {"best_of": 2, "temperature": 0.5, "details": True, "decoder_input_details": True}
+    response = server.ask("/generate", asked("/generate", WORD, top_n_tokens=2, **fields))
+    found = document.check_response(response)
+    assert len(found["details"]["best_of_sequences"]) == 1
+    assert found["details"]["best_of_sequences"][0]["prefill"] == found["details"]["prefill"] != []
+
+
+@pytest.mark.parametrize("name", ["GenerateParameters", "ChatRequest", "CompletionRequest"])
+def test_fields_may_be_null_where_the_document_says_so(server: Server, document: Any, name: str) -> None:
+    nulls = {field: None for field, schema in document.properties(name).items() if schema.get("nullable")}
+    path = {"ChatRequest": "/v1/chat/completions", "CompletionRequest": "/v1/completions"}.get(name)
+    body = (
+        {**BODIES[path], **nulls, "model": "tgi", "seed": 3}
+        if path
+        else {"inputs": WORD, "parameters": nulls}
+    )
+    response = server.ask(path or "/generate", body)
+    assert response.status_code == 200, response.text
+    document.check_response(response)
+
+
 @pytest.mark.parametrize("path", ["/info", "/health", "/metrics"])
 def test_plain_route_conforms(server: Server, document: Any, path: str) -> None:
     response = server.http.get(path)

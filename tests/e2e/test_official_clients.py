@@ -161,6 +161,8 @@ def test_huggingface_client_samples_as_it_asks(hub: InferenceClient, query: Quer
     assert sampled.details.seed == 5
     same = hub.text_generation(query.text, max_new_tokens=16, do_sample=False, best_of=1, watermark=False)
     assert same == whole
+    best = hub.text_generation(query.text, max_new_tokens=8, do_sample=True, best_of=2, details=True)
+    assert len(best.details.best_of_sequences) == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -219,9 +221,11 @@ def test_huggingface_chat_gives_logprobs_when_it_talks_to_the_engine(
     addresses: Addresses, tgi: InferenceClient, query: Query
 ) -> None:
     messages = [{"role": "user", "content": query.text}]
-    ask: dict[str, Any] = {"messages": messages, "max_tokens": 4, "logprobs": True, "top_logprobs": 3}
+    ask: dict[str, Any] = {"messages": messages, "max_tokens": 4, "temperature": 0.0}
+    ask |= {"logprobs": True, "top_logprobs": 3}
     answer = InferenceClient(model=addresses.engine_http, timeout=30).chat_completion(**ask)
-    assert [len(token.top_logprobs) for token in answer.choices[0].logprobs.content] == [3] * 4
+    listed = answer.choices[0].logprobs.content
+    assert [len(token.top_logprobs) for token in listed] == [3] * answer.usage.completion_tokens
     with pytest.raises(HfHubHTTPError, match="logprobs"):
         tgi.chat_completion(**ask)
 

@@ -72,10 +72,11 @@ class BackendFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Token limits of a backend; 0 where it does not say."""
+    """Limits of a backend, of tokens and of answers to choose from; 0 where it does not say."""
 
     max_input_tokens: int
     max_total_tokens: int
+    max_best_of: int
 
 
 class PieceStream(Protocol):

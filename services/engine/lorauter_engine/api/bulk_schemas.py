@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from lorauter_engine.api.schemas import Adapters, Body, GenerateParameters, Messages
+from lorauter_engine.api.schemas import Adapters, Body, GenerateParameters, Messages, refuse
 
 MAX_ITEMS = 1024
 """Most items in one bulk call."""
@@ -62,3 +62,8 @@ class GenerateBatchRequest(_Bulk):
 
     items: Annotated[list[BulkItem], Field(max_length=MAX_ITEMS)]
     parameters: GenerateParameters = Field(default_factory=GenerateParameters)
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        refuse({"parameters.best_of": self.parameters.candidates > 1})
+        return self

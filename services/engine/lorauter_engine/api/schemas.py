@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lorauter.errors import UnprocessableRequest
 from lorauter_engine.service.prepare import MAX_TOP_TOKENS, Wish
 
+MAX_BEST_OF = 4
+"""Most answers of which the likeliest is chosen."""
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
@@ -24,11 +27,11 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=False, hide_input_in_errors=True)
 
 
-def refuse(asked: Mapping[str, bool]) -> None:
+def refuse(asked: Mapping[str, bool], verb: str = "does not serve") -> None:
     """Raises UnprocessableRequest (UNSUPPORTED_FIELD) for the first field that asks for anything."""
     for field, is_asked in asked.items():
         if is_asked:
-            message = f"{field} asks for what this engine does not serve: leave it out"
+            message = f"{field} asks for what this engine {verb}: leave it out"
             raise UnprocessableRequest("UNSUPPORTED_FIELD", message, field=field)
 
 
@@ -47,7 +50,7 @@ class GenerateParameters(Body):
 
     adapter_id: str | None = Field(None, max_length=256)
     adapters: Adapters | None = None
-    best_of: int | None = Field(None, ge=1)
+    best_of: int | None = Field(None, ge=1, le=MAX_BEST_OF)
     decoder_input_details: bool = False
     details: bool = False
     do_sample: bool = False
@@ -70,17 +73,25 @@ class GenerateParameters(Body):
     def _served(self) -> Self:
         refuse(
             {
-                "parameters.best_of": (self.best_of or 1) > 1,
                 "parameters.grammar": self.grammar is not None,
                 "parameters.watermark": self.watermark,
             }
         )
+        if self.candidates > 1 and self.seed is not None:
+            field = "parameters.best_of"
+            message = f"{field}: leave out the seed, which would make all answers one"
+            raise UnprocessableRequest("EXCLUSIVE_FIELDS", message, field=field)
         if self.adapter_id and self.adapters:
             field = "parameters.adapters"
             raise UnprocessableRequest(
                 "EXCLUSIVE_FIELDS", f"{field}: give adapter_id or adapters, not both", field=field
             )
         return self
+
+    @property
+    def candidates(self) -> int:
+        """How many answers are made, of which the likeliest is given."""
+        return self.best_of or 1
 
     def wish(self, is_quiet: bool = False) -> Wish:
         """Returns what is asked for, in the service's words."""

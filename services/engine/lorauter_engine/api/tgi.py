@@ -15,7 +15,7 @@ from lorauter.errors import UnprocessableRequest
 from lorauter_engine import metrics
 from lorauter_engine.api import wire
 from lorauter_engine.api.openai_schemas import MAX_PROMPTS, ChatRequest
-from lorauter_engine.api.schemas import GenerateRequest
+from lorauter_engine.api.schemas import MAX_BEST_OF, GenerateRequest, refuse
 from lorauter_engine.domain.values import Finish, Job, Step, Token
 from lorauter_engine.service.engine import Completed, Engine
 from lorauter_engine.service.prepare import MAX_STOP_SEQUENCES, Preparation
@@ -84,26 +84,50 @@ async def _generate(served: Served, request: Request, body: GenerateRequest, as_
     started = time.monotonic()
     with served.engine.admitted():
         parameters = body.given()
-        job = served.preparation.job(body.inputs, parameters.wish(is_quiet=not parameters.details))
+        jobs = _jobs(served, body)
         validated = time.monotonic()
-        completed = await wire.watched(request, served.engine.generate(job))
-    finish = completed.finish
+        done = await wire.watched(request, served.engine.generate_all(jobs, is_bulk=False))
+    best, *others = sorted(done, key=_mean_logprob, reverse=True)
+    finish = best.finish
     answer: dict[str, Any] = {"generated_text": _full_text(body, finish)}
     if parameters.details or parameters.decoder_input_details:
-        answer["details"] = _details(completed, job)
+        answer["details"] = _details(best)
+    if parameters.details and others:
+        answer["details"]["best_of_sequences"] = [
+            {"generated_text": _full_text(body, other.finish), **_details(other)} for other in others
+        ]
     metrics.REQUESTS.labels(request.url.path, "success").inc()
     headers = _timings(served, body, finish, validated - started, time.monotonic() - started)
     return wire.JsonResponse([answer] if as_list else answer, headers=headers)
+
+
+def _jobs(served: Served, body: GenerateRequest) -> list[Job]:
+    """Returns as many jobs as ``best_of`` says, each with a seed of its own."""
+    parameters = body.given()
+    wish = parameters.wish(is_quiet=not parameters.details)
+    jobs = [served.preparation.job(body.inputs, wish) for _ in range(parameters.candidates)]
+    if len(jobs) > 1 and not jobs[0].sampling.do_sample:
+        field = "parameters.best_of"
+        message = f"{field}: sample, or all answers are the same one: set do_sample"
+        raise UnprocessableRequest("INVALID_FIELD", message, field=field)
+    return jobs
+
+
+def _mean_logprob(completed: Completed) -> float:
+    return sum(step.token.logprob for step in completed.steps) / len(completed.steps)
 
 
 async def _stream(served: Served, request: Request, body: GenerateRequest) -> Response:
     with ExitStack() as leaving:
         leaving.enter_context(served.engine.admitted())
         parameters = body.given()
-        if parameters.decoder_input_details:
-            field = "parameters.decoder_input_details"
-            message = f"{field} is not there in streams: leave it out, or ask for the answer in one piece"
-            raise UnprocessableRequest("UNSUPPORTED_FIELD", message, field=field)
+        refuse(
+            {
+                "parameters.best_of": parameters.candidates > 1,
+                "parameters.decoder_input_details": parameters.decoder_input_details,
+            },
+            "does not stream",
+        )
         job = served.preparation.job(body.inputs, parameters.wish())
         steps = served.engine.stream(job)
         # What goes wrong before the first token still gets a status of its own.
@@ -144,7 +168,7 @@ def token_body(token: Token) -> dict[str, Any]:
     return {"id": token.id, "text": token.text, "logprob": token.logprob, "special": token.special}
 
 
-def _details(completed: Completed, job: Job) -> dict[str, Any]:
+def _details(completed: Completed) -> dict[str, Any]:
     details: dict[str, Any] = _outcome(completed.finish) | {
         "prefill": [
             {"id": token.id, "text": token.text, "logprob": token.logprob}
@@ -152,7 +176,7 @@ def _details(completed: Completed, job: Job) -> dict[str, Any]:
         ],
         "tokens": [token_body(step.token) for step in completed.steps],
     }
-    if job.top_n_tokens:
+    if any(step.token.top for step in completed.steps):
         details["top_tokens"] = [[token_body(top) for top in step.token.top] for step in completed.steps]
     return details
 
@@ -203,7 +227,7 @@ def _info(served: Served) -> dict[str, Any]:
         "model_sha": None,
         "model_pipeline_tag": "text-generation",
         "max_concurrent_requests": served.max_requests,
-        "max_best_of": 1,
+        "max_best_of": MAX_BEST_OF,
         "max_stop_sequences": MAX_STOP_SEQUENCES,
         "max_input_tokens": context - 1,
         "max_total_tokens": context,

@@ -46,7 +46,7 @@ class JsonResponse(Response):
 
 
 def described(error: LorauterError) -> tuple[int, dict[str, str]]:
-    """Returns status and body in TGI's form, with our reason added."""
+    """Returns status and body in TGI's form, with our reason added, and the field that is at fault."""
     if error.reason in _BY_REASON:
         status, kind = _BY_REASON[error.reason]
     elif isinstance(error, Exhausted):
@@ -55,7 +55,8 @@ def described(error: LorauterError) -> tuple[int, dict[str, str]]:
         status, kind = error.http_status, "validation"
     else:
         status, kind = error.http_status, "internal" if error.http_status == 500 else "validation"
-    return status, {"error": error.message, "error_type": kind, "reason": error.reason}
+    field = {"field": error.metadata["field"]} if "field" in error.metadata else {}
+    return status, {"error": error.message, "error_type": kind, "reason": error.reason, **field}
 
 
 def render(status: int, reason: str, message: str, metadata: Mapping[str, Any] | None, path: str) -> Response:

@@ -63,7 +63,8 @@ class EngineBackend:
         """See ports.Backend."""
         async with translated():
             info = (await self.http.get(self._at("/info"), timeout=_PROBE_SECONDS)).raise_for_status().json()
-            return Limits(int(info.get("max_input_tokens") or 0), int(info.get("max_total_tokens") or 0))
+            names = ("max_input_tokens", "max_total_tokens", "max_best_of")
+            return Limits(*(int(info.get(name) or 0) for name in names))
 
     async def _pieces(self, call: BackendCall) -> AsyncGenerator[Piece, None]:
         body = wire.generate_body(call)

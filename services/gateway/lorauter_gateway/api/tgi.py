@@ -126,7 +126,7 @@ def tgi_routes(gateway: Gateway, timeout_seconds: float, max_concurrent_requests
         return {
             "model_id": pool.base_model,
             "max_concurrent_requests": max_concurrent_requests,
-            "max_best_of": 1,
+            "max_best_of": limits.max_best_of,
             "max_stop_sequences": MAX_STOPS,
             "max_input_tokens": limits.max_input_tokens,
             "max_total_tokens": limits.max_total_tokens,
