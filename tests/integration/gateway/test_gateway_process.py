@@ -44,6 +44,8 @@ def test_process_serves_and_drains_when_the_router_is_away(
     url = f"http://127.0.0.1:{ready['http_port']}"
     assert httpx.get(url + "/healthz").status_code == 200
     assert httpx.get(url + "/readyz").status_code == 503
+    unhealthy = httpx.get(url + "/health")
+    assert (unhealthy.status_code, unhealthy.json()["error_type"]) == (503, "healthcheck")
     answer = httpx.post(url + "/v1/completions", json={"model": "auto", "prompt": PROMPT})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "router_unavailable")
     assert "lorauter_gateway_requests_total" in httpx.get(url + "/metrics").text
