@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.lab_composing import Composer
 from benchmarks.lab_measured import Measured
 from benchmarks.lab_pools import REGIMES, Floats, LabPools, Routes, Rows
+from lorauter_suite.demo.data import TASKS
 
 STRATEGIES = ("paper", "paper_tuned", "default")
 METHODS = (
@@ -92,10 +93,17 @@ def evened(weights: Floats) -> Floats:
 
 
 def described(route: Routes) -> dict[str, float]:
-    """Returns means over queries: arms in the set, its largest weight, whether the first task is theirs."""
-    own = np.arange(len(route.nearest))[:, None]
+    """Returns means over queries: arms in the set, its largest weight, and what the first task shares.
+
+    It is the query's own (`right_task`), of its cluster, so that it asks for the same skill (`same_cluster`),
+    or of its domain, so that it is about the same kind of thing (`same_domain`).
+    """
+    clusters, domains = (np.array([getattr(task, key) for task in TASKS]) for key in ("cluster", "domain"))
+    own, nearest = np.arange(len(route.nearest))[:, None], route.nearest
     return {
         "arms": float((route.weights > 0).sum(axis=2).mean()),
         "largest_weight": float(route.weights.max(axis=2).mean()),
-        "right_task": float((route.nearest == own).mean()),
+        "right_task": float((nearest == own).mean()),
+        "same_cluster": float((clusters[nearest] == clusters[own]).mean()),
+        "same_domain": float((domains[nearest] == domains[own]).mean()),
     }

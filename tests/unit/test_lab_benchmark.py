@@ -258,6 +258,7 @@ def test_weights_are_even_over_those_that_have_one():
         chosen=np.zeros((2, 1, 3), np.intp),
         weights=weights,
         single=np.zeros((2, 1), np.intp),
-        nearest=np.array([[0], [0]]),
+        nearest=np.array([[0], [0]]),  # reverse-word, asked by reverse-word and reverse-number
     )
-    assert described(route) == {"arms": 1.5, "largest_weight": 0.8, "right_task": 0.5}
+    shared = {"right_task": 0.5, "same_cluster": 1.0, "same_domain": 0.5}
+    assert described(route) == {"arms": 1.5, "largest_weight": 0.8} | shared
