@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import grpc
 import numpy as np
 import typer
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.table import Table
 
@@ -44,6 +45,8 @@ ROUND_SECONDS = 2.0
 
 WARM_UP = 20
 CACHE = 10_000
+
+COLUMNS = ("tasks", "cold p50", "p99", "warm p50", "p99", "encoder alone", "empty call", "the rest")
 
 Report = dict[str, Any]
 Times = list[float]
@@ -114,6 +117,7 @@ class Stub:
         self.target = target
         self._channel = grpc.insecure_channel(target)
         self.service = RouterServiceStub(self._channel)
+        self.health = health_pb2_grpc.HealthStub(self._channel)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -160,12 +164,19 @@ def _cold(
     for call in calls.values():
         for query in queries[-WARM_UP:]:
             call(query)
-    times: dict[str, Times] = {name: [] for name in calls}
+    times: dict[str, Times] = {name: [] for name in (*calls, "empty_call")}
     for block in range(blocks):
         part = queries[block * BLOCK : (block + 1) * BLOCK]
         for name, call in calls.items():
             times[name] += [_timed(call, query) for query in part]
+        times["empty_call"] += [_timed_empty_call(sides, stub, query) for query in part]
     return times
+
+
+def _timed_empty_call(sides: Sides, stub: Stub, query: str) -> float:
+    """Times a call without work after as long a pause as between two routes: waking up is part of a call."""
+    sides.forward.encode([query])
+    return _timed(stub.health.Check, health_pb2.HealthCheckRequest())
 
 
 def _rates(target: str, queries: Sequence[str], clients: Sequence[int], is_warm: bool) -> dict[str, float]:
@@ -209,20 +220,15 @@ def _print(report: Report, out: Console) -> None:
             "" if workload == "short" else ", real texts" if report["real_lengths"] else ", synthetic texts"
         )
         table = Table(title=f"{workload}{kind}: milliseconds", title_justify="left", box=None)
-        for column in (
-            "tasks",
-            "cold p50",
-            "p99",
-            "warm p50",
-            "p99",
-            "encoder alone p50",
-            "cold less encoder",
-        ):
+        for column in COLUMNS:
             table.add_column(column, justify="right")
         for tasks, row in found["tasks"].items():
-            forward = row["beside"]["encoder_forward_ms"]["p50"]
+            forward, empty = (
+                row["beside"][f"{name}_ms"]["p50"] for name in ("encoder_forward", "empty_call")
+            )
             cold, warm = row["cold_ms"], row["warm_ms"]
-            figures = (cold["p50"], cold["p99"], warm["p50"], warm["p99"], forward, cold["p50"] - forward)
+            rest = cold["p50"] - forward - empty
+            figures = (cold["p50"], cold["p99"], warm["p50"], warm["p99"], forward, empty, rest)
             table.add_row(tasks, *(f"{figure:.2f}" for figure in figures))
         out.print(table)
         one = found["tasks"][str(RATE_TASKS)]
