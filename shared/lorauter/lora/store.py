@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -147,8 +148,10 @@ class Staging:
     def __enter__(self) -> Staging:
         self.root.mkdir(parents=True, exist_ok=True)
         for left in self.root.glob(f"{STAGING_PREFIX}*"):
-            if time.time() - left.lstat().st_mtime > STAGING_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+            # Another writer's may be gone since it was listed.
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.lstat().st_mtime > STAGING_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
         self.path = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self.root))
         return self
 
