@@ -23,6 +23,9 @@ STEP_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 RESIDENT_ADAPTERS = Gauge("lorauter_engine_resident_adapters", "Adapters in the model's memory.")
+PINNED_ADAPTERS = Gauge(
+    "lorauter_engine_pinned_adapters", "Resident adapters that running or waiting work uses."
+)
 RESIDENT_BYTES = Gauge("lorauter_engine_resident_bytes", "Bytes of the adapters in the model's memory.")
 ADAPTER_LOADS = Counter(
     "lorauter_engine_adapter_loads", "Loads from the store by outcome: loaded, refused, failed.", ["outcome"]

@@ -193,7 +193,7 @@ def residencies() -> Residencies:
 
 @contextmanager
 def running_engine(
-    pool: Pool, max_requests: int = 64, pass_tokens: int = 512, **bounds: int
+    pool: Pool, max_requests: int = 64, pass_tokens: int = 512, resident: int = 64, **bounds: int
 ) -> Iterator[Parts]:
     given = {
         "max_rows": 8,
@@ -205,7 +205,7 @@ def running_engine(
         "max_waiting_items": 512,
     } | bounds
     network, codec = Network(pool.base, CPU), TextCodec(pool.base)
-    residency = Residencies()(network, pool.store)
+    residency = Residencies()(network, pool.store, max_count=resident)
     scheduler = Scheduler(network, Concatenations(2**22), Bounds(**given), residency.release)
     engine = Engine(network, codec, residency, scheduler, max_requests, pass_tokens)
     preparation = Preparation(codec, network.context, 16)
@@ -266,5 +266,5 @@ def prompts(count: int, seed: int = 0) -> Sequence[str]:
 
 @pytest.fixture(scope="session")
 def engine_with(pool: Pool) -> Callable[..., object]:
-    """Makes further engines with bounds of their own: a context that yields Parts."""
-    return lambda **bounds: running_engine(pool, **bounds)
+    """Makes further engines with bounds of their own, on a pool: a context that yields Parts."""
+    return lambda on=pool, **bounds: running_engine(on, **bounds)

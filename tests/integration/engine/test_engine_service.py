@@ -110,6 +110,40 @@ async def test_rows_are_freed_when_nobody_listens(parts, pool) -> None:
     await until(lambda: parts.scheduler.running() == 0 and parts.residency.pinned() == 0)
 
 
+async def test_what_waits_is_freed_when_nobody_wants_it_though_others_wait_before_it(
+    engine_with, pool
+) -> None:
+    def wish(name: str, tokens: int) -> Wish:
+        return Wish(
+            max_new_tokens=tokens,
+            adapters=[(pool.adapters[name], 1.0)],
+            do_sample=True,
+            seed=5,
+            temperature=9.0,
+        )
+
+    with engine_with(max_rows=1, reserved_rows=0) as parts:
+        prepare, engine = parts.preparation, parts.engine
+        running = engine.stream(prepare.job("the cat", wish("plain", 250)))
+        await anext(running)
+        waiting = asyncio.create_task(engine.generate(prepare.job("a dog", wish("plain", 2))))
+        unwanted = [
+            asyncio.create_task(engine.generate(prepare.job("mat", wish("wide", 9)))),
+            asyncio.create_task(
+                engine.score([prepare.score_item("a", " cat", [(pool.adapters["head"], 1.0)])] * 300)
+            ),
+        ]
+        await until(lambda: parts.residency.pinned() == 3)
+        for task in unwanted:
+            task.cancel()
+        while parts.residency.pinned() > 1:
+            assert (await anext(running)).finish is None, "freed only when the running row ended"
+        assert not waiting.done()
+        await running.aclose()
+        assert (await waiting).finish.generated_tokens == 2
+        assert parts.residency.pinned() == 0
+
+
 async def test_a_row_fails_alone_when_its_numbers_overflow(parts, pool) -> None:
     good = parts.preparation.job("the cat sat", Wish(max_new_tokens=12))
     bad = parts.preparation.job(

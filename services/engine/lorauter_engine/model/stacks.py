@@ -12,6 +12,9 @@ from lorauter_engine.model.plan import AdapterSet, BatchPlan, Matrices, Stack
 WAIT = 3
 """Stacking all rows of a batch costs about what this many steps of decoding gain by it."""
 
+FEWEST = 4
+"""With fewer segments there is nothing to gain."""
+
 Key = tuple[str, ...]
 
 
@@ -37,7 +40,7 @@ class Stacks:
 
         It never does where the copies need more than the limit, or twice the memory that the plan reads.
         """
-        if plan.is_union:
+        if plan.is_union or max(map(len, plan.parts.values())) < FEWEST:
             return None
         copied = read = 0
         for parts in plan.parts.values():

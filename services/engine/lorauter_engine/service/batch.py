@@ -10,10 +10,11 @@ from torch import Tensor
 
 from lorauter.errors import LorauterError
 from lorauter_engine import metrics
+from lorauter_engine.domain.values import Step
 from lorauter_engine.model.network import Network
 from lorauter_engine.model.plan import BatchPlan, Concatenations, plan_batch
 from lorauter_engine.model.stacks import Stacks
-from lorauter_engine.service.rows import Row
+from lorauter_engine.service.rows import Row, not_finite
 
 IDLE_KEEP_TOKENS = 16_384
 """A cache of more slots times tokens than this is given back when the batch is empty."""
@@ -100,24 +101,28 @@ class RunningBatch:
         rows = self.rows[first:]
         best = logits.argmax(-1)
         logprobs = logits.gather(-1, best[:, None])[:, 0] - logits.logsumexp(-1)
-        ended: list[int] = []
+        last: dict[int, Step | LorauterError] = {}
+        gone: list[int] = []
         choices = zip(rows, best.tolist(), logprobs.tolist(), strict=True)
         for offset, (row, token, logprob) in enumerate(choices):
             if row.is_cancelled:
-                ended.append(first + offset)
-                continue
+                gone.append(first + offset)
             # A NaN or an infinity anywhere in the row shows in its log-sum.
-            if logprob != logprob:
-                row.fail()
-                ended.append(first + offset)
-                continue
-            step = row.accept(row.choose(logits[offset], token, logprob))
-            row.is_ended = step.finish is not None
-            row.sink(step)
-            if step.finish is not None:
-                ended.append(first + offset)
+            elif logprob != logprob:
+                last[first + offset] = not_finite()
+            else:
+                step = row.accept(row.choose(logits[offset], token, logprob))
+                if step.finish is None:
+                    row.sink(step)
+                else:
+                    last[first + offset] = step
         metrics.TOKENS.labels("generated").inc(len(rows))
-        self._leave(ended)
+        ending = {index: self.rows[index] for index in last}
+        self._leave(sorted([*last, *gone]))
+        # Whoever hears the end may come back at once: what the row held is free by then.
+        for index, row in ending.items():
+            row.is_ended = True
+            row.sink(last[index])
 
     def _leave(self, indices: Sequence[int]) -> None:
         """Ends the rows at ``indices``, in order; the last ones that stay take their slots."""

@@ -55,6 +55,7 @@ class Residency:
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._loading: dict[str, _Loading] = {}
+        self._room_taken = 0
         self._size_bytes = 0
 
     def acquire(self, wanted: Sequence[tuple[str, float]]) -> AdapterSet:
@@ -76,12 +77,20 @@ class Residency:
         """Unpins what acquire() returned."""
         with self._lock:
             for adapter, _ in adapters:
-                self._entries[adapter.digest].pins -= 1
+                entry = self._entries[adapter.digest]
+                entry.pins -= 1
+                if entry.pins == 0:
+                    metrics.PINNED_ADAPTERS.dec()
 
     def resident(self) -> list[str]:
         """Returns the digests of the adapters in memory, least recently used first."""
         with self._lock:
             return list(self._entries)
+
+    def size_bytes(self) -> int:
+        """Returns how many bytes the adapters take that are in memory or on their way there."""
+        with self._lock:
+            return self._size_bytes
 
     def pinned(self) -> int:
         """Returns how many adapters are in use."""
@@ -93,6 +102,8 @@ class Residency:
             with self._lock:
                 entry = self._entries.get(digest)
                 if entry is not None:
+                    if entry.pins == 0:
+                        metrics.PINNED_ADAPTERS.inc()
                     entry.pins += 1
                     self._entries.move_to_end(digest)
                     return entry.adapter
@@ -111,12 +122,12 @@ class Residency:
         try:
             adapter = self._read(digest)
             with self._lock:
-                self._make_room(adapter.size_bytes)
+                self._room_taken -= 1
                 self._entries[digest] = _Entry(adapter)
-                self._size_bytes += adapter.size_bytes
                 self._measure()
             metrics.ADAPTER_LOADS.labels("loaded").inc()
         except LorauterError as error:
+            error.metadata.setdefault("field", "adapters")
             loading.error = error
             metrics.ADAPTER_LOADS.labels("refused").inc()
             _log.warning("engine.adapter.refused", digest=digest, reason=error.reason)
@@ -143,7 +154,19 @@ class Residency:
             raise UnprocessableRequest(
                 "ADAPTER_CORRUPT", f"adapter {digest} has changed in the store: register it again"
             )
-        return make_resident(digest, read_weights(folder, self._limits), self._placement)
+        values = sum(rank * sum(self._modules[name]) for name, rank in checked.ranks_by_module.items())
+        size = values * self._placement.dtype.itemsize
+        with self._lock:
+            self._make_room(size)
+            self._size_bytes += size
+            self._room_taken += 1
+        try:
+            return make_resident(digest, read_weights(folder, self._limits), self._placement)
+        except BaseException:
+            with self._lock:
+                self._size_bytes -= size
+                self._room_taken -= 1
+            raise
 
     def _make_room(self, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:
@@ -152,7 +175,10 @@ class Residency:
                 f"the adapter needs {size_bytes} bytes; LORAUTER_ADAPTER_BYTES allows {self._max_bytes}",
             )
         idle = [digest for digest, entry in self._entries.items() if entry.pins == 0]
-        while self._size_bytes + size_bytes > self._max_bytes or len(self._entries) >= self._max_count:
+        while (
+            self._size_bytes + size_bytes > self._max_bytes
+            or len(self._entries) + self._room_taken >= self._max_count
+        ):
             if not idle:
                 raise Exhausted("ADAPTERS_BUSY", "the adapters in use fill the engine's memory: retry later")
             self._size_bytes -= self._entries.pop(idle.pop(0)).adapter.size_bytes
@@ -192,12 +218,17 @@ def normalise(pairs: Sequence[tuple[str, float]], max_adapters: int) -> tuple[tu
             raise UnprocessableRequest(
                 "ADAPTER_UNKNOWN",
                 f"adapter {name[:80]!r} is unknown: an adapter's id is its digest, sha256: and 64 hex digits",
+                field="adapters",
             ) from None
         weights[digest] = weights.get(digest, 0.0) + weight
         if not math.isfinite(weights[digest]):
-            raise UnprocessableRequest("INVALID_WEIGHT", f"the weights of {digest} do not sum to a number")
+            raise UnprocessableRequest(
+                "INVALID_WEIGHT", f"the weights of {digest} do not sum to a number", field="adapters"
+            )
     if len(weights) > max_adapters:
         raise UnprocessableRequest(
-            "TOO_MANY_ADAPTERS", f"{len(weights)} adapters in one request; {max_adapters} are allowed"
+            "TOO_MANY_ADAPTERS",
+            f"{len(weights)} adapters in one request; {max_adapters} are allowed",
+            field="adapters",
         )
     return tuple(sorted((digest, weight) for digest, weight in weights.items() if weight != 0.0))

@@ -92,11 +92,6 @@ class Row:
         )
         return Step(len(self.generated), token, self._finish(choice.token))
 
-    def fail(self) -> None:
-        """Ends the row because the model's numbers are no longer finite."""
-        self.is_ended = True
-        self.sink(not_finite())
-
     def remember_prefill(self, logprobs: list[float]) -> None:
         """Notes the log probability of each prompt token but the first."""
         known: list[float | None] = [None, *logprobs]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lorauter.errors import Exhausted, Internal, Unavailable
+from lorauter.errors import Exhausted, Internal, LorauterError, Unavailable
 from lorauter.telemetry import get_logger
 from lorauter_engine import metrics
 from lorauter_engine.model.network import Network
@@ -114,6 +114,7 @@ class Scheduler:
                     self._changed.wait()
                 if self._is_stopping:
                     break
+                self._drop_cancelled()
                 admitted = self._next_rows()
                 scoring = self._scorings[0] if self._scorings else None
                 self._measure()
@@ -127,20 +128,31 @@ class Scheduler:
 
     def _next_rows(self) -> list[Row]:
         """Takes from the queues what fits beside the running rows."""
-        self._batch.drop_cancelled()
         taken: list[Row] = []
         for queue, limit in (
             (self._urgent, self._bounds.max_rows),
             (self._bulk, self._bounds.max_rows - self._bounds.reserved_rows),
         ):
             while queue:
-                if queue[0].is_cancelled:
-                    self._row_ended(queue.popleft())
-                elif self._fits(taken, queue[0], limit):
-                    taken.append(queue.popleft())
-                else:
+                if not self._fits(taken, queue[0], limit):
                     break
+                taken.append(queue.popleft())
         return taken
+
+    def _drop_cancelled(self) -> None:
+        """Frees what nobody waits for any more, wherever it stands."""
+        self._batch.drop_cancelled()
+        for queue in (self._urgent, self._bulk):
+            gone = [row for row in queue if row.is_cancelled]
+            if gone:
+                kept = [row for row in queue if not row.is_cancelled]
+                queue.clear()
+                queue.extend(kept)
+            for row in gone:
+                self._row_ended(row)
+        for scoring in [scoring for scoring in self._scorings if scoring.is_cancelled]:
+            self._scorings.remove(scoring)
+            self._scoring_ended(scoring)
 
     def _fits(self, taken: list[Row], row: Row, limit: int) -> bool:
         rows = [*self._batch.rows, *taken]
@@ -168,17 +180,21 @@ class Scheduler:
             self._batch.fail_all(failed())
 
     def _score(self, scoring: Scoring) -> None:
+        failure: LorauterError | None = None
         try:
             if not scoring.is_cancelled and scoring.advance(self._network, self._known) and scoring.left:
                 return
-            if not scoring.is_cancelled:
-                scoring.finish()
         except Exception as error:
             _log.error("engine.scoring.failed", exc_info=error)
-            scoring.done(failed())
+            failure = failed()
         with self._changed:
             self._scorings.remove(scoring)
+        # As with rows: what it held is free before anybody hears of it.
         self._scoring_ended(scoring)
+        if failure is not None:
+            scoring.done(failure)
+        elif not scoring.is_cancelled:
+            scoring.finish()
 
     def _end_everything(self) -> None:
         error = Unavailable("ENGINE_STOPPING", "the engine is stopping: ask another one")
