@@ -132,8 +132,10 @@ def plan_batch(sets: Sequence[AdapterSet], tokens_per_row: int, known: Concatena
 def plan_of_vectors(plan: BatchPlan, rows: Sequence[int], modules: Iterable[str]) -> BatchPlan:
     """Returns the plan of N single vectors in some modules; vector n is of ``plan``'s row ``rows[n]``.
 
-    ``rows`` ascend.
+    ``rows`` ascend; a plan with stacks has one vector of each row.
     """
+    if plan.stacks:
+        return BatchPlan(plan.rows, {}, {name: plan.stacks[name] for name in modules if name in plan.stacks})
     found = BatchPlan(len(rows))
     coefficients: dict[tuple[int, int, int], Tensor] = {}
     for module in modules:

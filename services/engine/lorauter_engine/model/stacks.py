@@ -35,61 +35,61 @@ class Stacks:
         self._layers: dict[str, _Layer] = {}
         self._owners: list[Key | None] = []
 
-    def worth_after(self, plan: BatchPlan, sets: Sequence[AdapterSet]) -> int | None:
+    def worth_after(self, plan: BatchPlan, sets: Sequence[AdapterSet], first: int = 0) -> int | None:
         """Returns after how many steps of ``plan`` stacking pays; None: never.
 
-        It never does where the copies need more than the limit, or twice the memory that the plan reads.
+        Its rows are those of the batch from ``first`` on. It never pays where the copies need more than the
+        limit, or twice the memory that the plan reads.
         """
         if plan.is_union or max(map(len, plan.parts.values())) < FEWEST:
             return None
-        copied = read = 0
-        for parts in plan.parts.values():
-            rank = max(part.matrices.a.shape[0] for part in parts)
-            per_rank = _bytes(parts[0].matrices) // parts[0].matrices.a.shape[0]
-            copied += rank * per_rank
-            read += sum(_bytes(part.matrices) for part in parts)
-        if copied * _slots(plan.rows) > self._limit_bytes or copied * plan.rows > 2 * read:
+        copied = sum(rank * _per_rank(plan, name) for name, rank in _ranks(plan).items())
+        read = sum(_bytes(part.matrices) for parts in plan.parts.values() for part in parts)
+        if copied * _slots(first + plan.rows) > self._limit_bytes or copied * plan.rows > 2 * read:
             return None
-        changed = sum(key != owner for key, owner in zip(_keys(sets), self._padded(plan.rows), strict=True))
+        owners = [*self._owners[first:], *[None] * plan.rows]
+        changed = sum(key != owner for key, owner in zip(_keys(sets), owners, strict=False))
         return max(1, -(-WAIT * changed // plan.rows))
 
-    def stacked(self, plan: BatchPlan, sets: Sequence[AdapterSet]) -> BatchPlan:
+    def stacked(self, plan: BatchPlan, sets: Sequence[AdapterSet], first: int = 0) -> BatchPlan:
         """Returns a plan that computes what ``plan``, made of ``sets``, does."""
-        self._reserve(plan)
-        for row, (key, adapters) in enumerate(zip(_keys(sets), sets, strict=True)):
+        self._reserve(plan, first + plan.rows)
+        for row, (key, adapters) in enumerate(zip(_keys(sets), sets, strict=True), first):
             if self._owners[row] != key:
                 self._write(row, adapters)
                 self._owners[row] = key
         stacks = {}
-        for name, parts in plan.parts.items():
-            rank = max(part.matrices.a.shape[0] for part in parts)
+        for name, rank in _ranks(plan).items():
+            parts = plan.parts[name]
             coefficients = parts[0].coefficients.new_zeros(plan.rows, rank)
             for part in parts:
                 coefficients[part.start : part.end, : part.coefficients.shape[1]] = part.coefficients
-            layer = self._layers[name]
-            stacks[name] = Stack(layer.a[: plan.rows, :rank], layer.b_t[: plan.rows, :rank], coefficients)
+            own = slice(first, first + plan.rows), slice(rank)
+            stacks[name] = Stack(self._layers[name].a[own], self._layers[name].b_t[own], coefficients)
         return BatchPlan(plan.rows, {}, stacks)
 
-    def _padded(self, rows: int) -> list[Key | None]:
-        return [*self._owners, *[None] * rows][:rows]
-
-    def _reserve(self, plan: BatchPlan) -> None:
-        fits = plan.rows <= self._slots
-        for name, parts in plan.parts.items():
-            layer = self._layers.get(name)
-            rank = max(part.matrices.a.shape[0] for part in parts)
-            fits = fits and layer is not None and layer.a.shape[1] >= rank
-        if fits:
+    def _reserve(self, plan: BatchPlan, rows: int) -> None:
+        wanted = _ranks(plan)
+        have = {name: layer.a.shape[1] for name, layer in self._layers.items()}
+        if rows <= self._slots and all(have.get(name, 0) >= rank for name, rank in wanted.items()):
             return
-        # What a plan does not need is given back: the limit is reckoned for one plan.
-        self._slots = _slots(plan.rows)
+        old, self._layers = self._layers, {}
+        self._slots = max(self._slots, _slots(rows))
         self._owners = [None] * self._slots
-        self._layers = {}
+        shapes = {name: (layer.a.shape[2], layer.b_t.shape[2]) for name, layer in old.items()}
         for name, parts in plan.parts.items():
-            rank = max(part.matrices.a.shape[0] for part in parts)
-            a, b_t = parts[0].matrices.a, parts[0].matrices.b_t
+            shapes[name] = (parts[0].matrices.a.shape[1], parts[0].matrices.b_t.shape[1])
+        sample = next(iter(plan.parts.values()))[0].matrices.a
+        ranks = {name: max(have.get(name, 0), wanted.get(name, 0)) for name in shapes}
+        size = sum(rank * sum(shapes[name]) for name, rank in ranks.items()) * sample.element_size()
+        if size * self._slots > self._limit_bytes:
+            # Not all that the rows before needed fits beside it: only this plan's is kept.
+            self._slots, ranks = _slots(rows), wanted
+            self._owners = self._owners[: self._slots]
+        for name, rank in ranks.items():
+            width, out = shapes[name]
             self._layers[name] = _Layer(
-                a.new_empty(self._slots, rank, a.shape[1]), b_t.new_empty(self._slots, rank, b_t.shape[1])
+                sample.new_empty(self._slots, rank, width), sample.new_empty(self._slots, rank, out)
             )
 
     def _write(self, row: int, adapters: AdapterSet) -> None:
@@ -113,6 +113,15 @@ def _slots(rows: int) -> int:
 
 def _keys(sets: Sequence[AdapterSet]) -> list[Key]:
     return [tuple(adapter.digest for adapter, _ in adapters) for adapters in sets]
+
+
+def _ranks(plan: BatchPlan) -> dict[str, int]:
+    return {name: max(part.matrices.a.shape[0] for part in parts) for name, parts in plan.parts.items()}
+
+
+def _per_rank(plan: BatchPlan, name: str) -> int:
+    matrices = plan.parts[name][0].matrices
+    return _bytes(matrices) // matrices.a.shape[0]
 
 
 def _bytes(matrices: Matrices) -> int:

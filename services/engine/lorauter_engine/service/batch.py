@@ -46,7 +46,11 @@ class RunningBatch:
             range(0 if row.job.wants_prefill else len(row.job.prompt_ids) - 1, len(row.job.prompt_ids))
             for row in rows
         ]
-        plan = plan_batch([row.adapters for row in rows], max(map(len, prompts)), self._known)
+        sets = [row.adapters for row in rows]
+        plan = plan_batch(sets, max(map(len, prompts)), self._known)
+        has_one_each = all(len(positions) == 1 for positions in wanted)
+        if plan is not None and has_one_each and self._stacks.worth_after(plan, sets, first) is not None:
+            plan = self._stacks.stacked(plan, sets, first)
         logits = self._network.prefill(prompts, plan, wanted, first)
         ends = torch.tensor([len(positions) for positions in wanted]).cumsum(0) - 1
         for row, positions, end in zip(rows, wanted, ends.tolist(), strict=True):
