@@ -139,7 +139,8 @@ def _adding(weight: float, lora: LoraWeights) -> Callable[..., torch.Tensor]:
     return hook
 
 
-def _demo(folder: Path) -> tuple[Pool, list[str]]:
+def demo_pool(folder: Path) -> tuple[Pool, list[str]]:
+    """Returns the demo pool, its store under ``folder``, and the prompts of 16 of its tasks."""
     adapters = {path.name: path for path in sorted((POOL / "adapters").iterdir())}
     prompts = [task_examples(task, "validation", 1, 0)[0].input for task in TASKS[:ROWS]]
     return stored(POOL / "base", adapters, folder), prompts
@@ -162,7 +163,7 @@ def main(
         say("making a Llama of 110 M random parameters and 48 adapters")
         pool = random_pool(Path(folder) / "random", ROWS * SET_SIZE, seed)
         figures = bench(pool, random_prompts(ROWS, seed), NEW_TOKENS, seed, rounds, say)
-        demo, prompts = _demo(Path(folder) / "demo")
+        demo, prompts = demo_pool(Path(folder) / "demo")
         figures["demo"] = bench(demo, prompts, MAX_NEW_TOKENS, seed, rounds, say)
     console.print(_table(figures))
     if path is not None:

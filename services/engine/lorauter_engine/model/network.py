@@ -123,7 +123,7 @@ class Network:
         ids = torch.tensor(tokens, dtype=torch.long)[:, None]
         places = torch.tensor(lengths, device=self.placement.device)[:, None]
         if not self._takes_truth:
-            mask = torch.zeros(mask.shape, dtype=self.placement.dtype).masked_fill(~mask, float("-inf"))
+            mask = torch.zeros_like(mask, dtype=self.placement.dtype).masked_fill(~mask, float("-inf"))
         return self._run(ids, places, mask, True)
 
     @torch.inference_mode()
