@@ -31,8 +31,16 @@ class PackedLinear(nn.Module):
 def packed(module: nn.Linear | Conv1D) -> nn.Module:
     """Returns a layer that computes what ``module`` does: packed if that is faster here, else itself."""
     weight = module.weight.detach()
-    is_served = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
-    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not is_served or not has_onednn or weight.numel() < WORTH_PACKING:
+    if weight.device.type != "cpu" or weight.numel() < WORTH_PACKING or not _is_served(weight.dtype):
         return module
     return PackedLinear(weight.T.contiguous() if isinstance(module, Conv1D) else weight, module.bias)
+
+
+def _is_served(dtype: torch.dtype) -> bool:
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not has_onednn:
+        return False
+    # Older processors have no bfloat16, and oneDNN then refuses it.
+    return dtype is torch.float32 or (
+        dtype is torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
