@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from benchmarks.lab_composing import Composer
-from benchmarks.lab_figures import PAIRED_WITH, Summary, by_cluster, paired, regimes
+from benchmarks.lab_figures import PAIRED, Summary, by_cluster, by_seed, paired, regimes
 from benchmarks.lab_measured import lab_examples, measured_pool
 from benchmarks.lab_methods import METHODS, STRATEGIES, Answers, answers
 from benchmarks.lab_plot import draw
@@ -112,7 +112,9 @@ def _report(recipe: LabRecipe, made: Sequence[tuple[Answers, Summary]]) -> dict[
     clusters = [task.cluster for task in TASKS]
     return {
         "regimes": regimes(seeds, clusters),
-        "paired": paired(seeds, clusters),
+        "paired": paired(seeds, clusters, "default"),
+        "paired_single": paired(seeds, clusters, "default_single"),
+        "by_seed": by_seed(seeds, clusters),
         "by_cluster": by_cluster(seeds, clusters),
         "routes": _mean_routes(routes),
         "recipe": asdict(recipe),
@@ -140,7 +142,7 @@ def _print(report: Mapping[str, Any], out: Console) -> None:
     title = (
         f"{len(seeds)} pools, {queries} queries of each of {len(TASKS)} tasks: % of the best single adapter"
     )
-    table = Table(title=title, title_justify="left", box=None)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=True)
     table.add_column("")
     for regime in REGIMES:
         for column in (regime.replace("_", " "), "of own"):
@@ -155,16 +157,23 @@ def _print(report: Mapping[str, Any], out: Console) -> None:
             ]
         table.add_row(method, *cells)
     out.print(table)
-    _print_paired(report["paired"], out)
+    _print_paired("default", report["paired"], out)
+    _print_paired("default_single", report["paired_single"], out)
     out.print(f"{report['seconds']} s", style="dim")
 
 
-def _print_paired(differences: Summary, out: Console) -> None:
-    table = Table(title="\n`default` less others, in pairs", title_justify="left", box=None)
+def _print_paired(ours: str, differences: Summary, out: Console) -> None:
+    table = Table(
+        title=f"\n{ours} less others, in pairs",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("")
     for regime in REGIMES:
         table.add_column(regime.replace("_", " "), justify="right")
-    for name in PAIRED_WITH:
+    for name in PAIRED[ours]:
         rows = [differences[regime][name] for regime in REGIMES]
         table.add_row(name, *(f"{row['difference']:+.2f} ± {row['standard_error']:.2f}" for row in rows))
     out.print(table)

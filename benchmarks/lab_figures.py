@@ -9,7 +9,12 @@ import numpy as np
 from benchmarks.lab_methods import METHODS, Answers
 from benchmarks.lab_pools import REGIMES, Floats
 
-PAIRED_WITH = ("paper", "paper_tuned", "constant", "uniform_top3", "peft_linear", "default_single")
+PAIRED: Mapping[str, Sequence[str]] = {
+    "default": ("paper", "paper_tuned", "constant", "uniform_top3", "peft_linear", "default_single"),
+    "default_single": ("paper", "paper_tuned", "constant", "uniform_top3", "peft_linear"),
+}
+"""What is compared in pairs: a method, and those whose figures are taken off it."""
+
 Summary = Mapping[str, Mapping[str, Mapping[str, float]]]
 """By regime, by method, by figure."""
 
@@ -51,18 +56,29 @@ def regimes(seeds: Sequence[Answers], clusters: Sequence[str]) -> Summary:
     return {regime: {method: figures(regime, method) for method in METHODS} for regime in REGIMES}
 
 
-def paired(seeds: Sequence[Answers], clusters: Sequence[str]) -> Summary:
-    """Returns `default` less others by regime: `difference` of % of best single, with `standard_error`.
+def paired(seeds: Sequence[Answers], clusters: Sequence[str], ours: str) -> Summary:
+    """Returns ``ours`` less others by regime: `difference` of % of best single, with `standard_error`.
 
     Seeds are pairs: both methods answer the same queries with the same adapters.
     """
 
     def figures(regime: str, method: str) -> dict[str, float]:
-        ours, theirs = (_percents(seeds, regime, name, clusters) for name in ("default", method))
-        difference, error = mean_and_error(np.subtract(ours, theirs).tolist())
+        mine, theirs = (_percents(seeds, regime, name, clusters) for name in (ours, method))
+        difference, error = mean_and_error(np.subtract(mine, theirs).tolist())
         return {"difference": difference, "standard_error": error}
 
-    return {regime: {method: figures(regime, method) for method in PAIRED_WITH} for regime in REGIMES}
+    return {regime: {method: figures(regime, method) for method in PAIRED[ours]} for regime in REGIMES}
+
+
+def by_seed(seeds: Sequence[Answers], clusters: Sequence[str]) -> Mapping[str, Mapping[str, list[float]]]:
+    """Returns % of best single by regime and method, one for each seed in order."""
+    return {
+        regime: {
+            method: [round(value, 2) for value in _percents(seeds, regime, method, clusters)]
+            for method in METHODS
+        }
+        for regime in REGIMES
+    }
 
 
 def by_cluster(seeds: Sequence[Answers], clusters: Sequence[str]) -> Summary:

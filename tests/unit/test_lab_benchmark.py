@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import save_file
 
 from benchmarks.lab_composing import Composer, MergedStack
-from benchmarks.lab_figures import mean_and_error, paired, percent_of, regimes
+from benchmarks.lab_figures import by_seed, mean_and_error, paired, percent_of, regimes
 from benchmarks.lab_measured import Measured, lab_examples, lora
 from benchmarks.lab_methods import METHODS, STRATEGIES, alone, answers, described, evened
 from benchmarks.lab_pools import REGIMES, LabPools, Routes
@@ -247,7 +247,8 @@ def test_errors_are_over_seeds_and_paired_when_methods_are_compared():
     summary = regimes(seeds, clusters)["ood"]["default"]
     assert summary["percent_of_best_single"] == summary["percent_of_own"] == pytest.approx(90)
     assert summary["standard_error"] == pytest.approx(10 / 3**0.5, abs=0.01)
-    assert paired(seeds, clusters)["ood"]["paper"] == {"difference": 40.0, "standard_error": 0.0}
+    assert paired(seeds, clusters, "default")["ood"]["paper"] == {"difference": 40.0, "standard_error": 0.0}
+    assert by_seed(seeds, clusters)["ood"]["default"] == [90.0, 80.0, 100.0]
     assert mean_and_error([1.0, 3.0]) == (2.0, 1.0)
 
 
