@@ -119,6 +119,17 @@ def a_dozen_sets(adapters: Mapping[str, str]) -> list[Weighted]:
     ]
 
 
+def alike_sets(adapters: Mapping[str, str]) -> list[Weighted]:
+    """Sets of like size, which stack without much padding."""
+    plain, patterned = adapters["plain"], adapters["patterned"]
+    return [
+        [(plain, 0.5), (patterned, 0.9)],
+        [(plain, 1.3)],
+        [(plain, -0.4), (patterned, 1.1)],
+        [(patterned, -0.8)],
+    ]
+
+
 @pytest.mark.parametrize("repeat", [1, 40])
 def test_composition_equals_the_float64_sum_when_rows_are_mixed(pool, residencies, repeat) -> None:
     check(pool.base, pool.store, a_dozen_sets(pool.adapters), residencies, repeat)
@@ -219,15 +230,22 @@ def test_a_single_adapter_equals_peft(pool, residencies) -> None:
         assert relative(ours, theirs.double()) < 1e-4, name
 
 
-def test_cached_decoding_equals_whole_passes_when_rows_come_and_go(pool, parts, residencies) -> None:
+@pytest.mark.parametrize("layout", ["union", "stacks"])
+def test_cached_decoding_equals_whole_passes_when_rows_come_and_go(
+    pool, parts, residencies, monkeypatch, layout
+) -> None:
     """Rows of other lengths and adapters join and leave between the steps of the one that is watched."""
+    if layout == "stacks":
+        # Small layers are laid out so only if a union seems dear.
+        monkeypatch.setattr("lorauter_engine.model.plan.SEGMENT_FLOPS", -1e12)
     network = Network(pool.base, residencies.cpu)
     residency = residencies(network, pool.store)
     known = Concatenations(2**20)
     batch = RunningBatch(network, known, lambda row: residency.release(row.adapters))
     said: dict[int, list[int]] = {}
     finishes: dict[int, Finish] = {}
-    sets = [tuple(sorted(s)) for s in a_dozen_sets(pool.adapters)]
+    chosen = alike_sets(pool.adapters) if layout == "stacks" else a_dozen_sets(pool.adapters)
+    sets = [tuple(sorted(weighted)) for weighted in chosen]
     rng = np.random.default_rng(5)
 
     def row(number: int) -> Row:
@@ -247,11 +265,17 @@ def test_cached_decoding_equals_whole_passes_when_rows_come_and_go(pool, parts, 
 
     rows = [row(number) for number in range(14)]
     waiting = list(rows)
+    layouts = set()
     with torch.inference_mode():
         while waiting or batch.rows:
-            batch.admit([waiting.pop(0) for _ in range(min(2, len(waiting)))]) if waiting else None
+            batch.admit([waiting.pop(0) for _ in range(min(5, len(waiting)))]) if waiting else None
             if batch.rows:
                 batch.step()
+                if batch._plan is not None:
+                    layouts |= (
+                        {"stacks"} if batch._plan.stacks else {"union"} if batch._plan.is_union else set()
+                    )
+    assert layout in layouts
     assert len(finishes) == 14
     for number, each in enumerate(rows):
         alone = greedy_without_cache(network, residency.acquire(each.job.adapters), each.job, known)
