@@ -25,7 +25,10 @@ from safetensors.numpy import save_file
 
 import lorauter_suite
 from lorauter.encoder import Encoder, load_encoder
+from lorauter.lora.check import read_modules
+from lorauter.lora.composite import concatenated, needed_rank
 from lorauter.lora.config import AdapterConfig
+from lorauter.lora.weights import read_weights
 from lorauter.lora.write import write_adapter
 from lorauter.store.migrate import migrate
 from lorauter_suite.embedded.index import index_process, index_url
@@ -171,3 +174,19 @@ def tiny_pools() -> type[TinyPool]:
 def tiny_pool(tiny_pools: type[TinyPool], tmp_path: Path) -> TinyPool:
     """The files of a pool that needs no training, under a folder of the test's own."""
     return tiny_pools(tmp_path / "incoming")
+
+
+@pytest.fixture(scope="session")
+def blended(demo_pool: Path) -> Callable[[Path, dict[str, float]], Path]:
+    """Writes a weighted sum of the demo's adapters as one adapter: ``blended(folder, {name: weight})``."""
+
+    def write(folder: Path, weights: dict[str, float]) -> Path:
+        adapters = [(weight, read_weights(demo_pool / "adapters" / name)) for name, weight in weights.items()]
+        rank = needed_rank(adapters)
+        modules = concatenated(adapters, read_modules(demo_pool / "base"), rank)
+        layers = tuple(sorted({module.rpartition(".")[2] for module in modules}))
+        config = AdapterConfig("lorauter/demo-base", rank, float(rank), False, layers)
+        write_adapter(folder, config, {module: (lora.a, lora.b) for module, lora in modules.items()})
+        return folder
+
+    return write

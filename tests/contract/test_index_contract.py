@@ -11,7 +11,7 @@ from qdrant_client import QdrantClient, models
 from lorauter.errors import LorauterError, NotFound, Unavailable
 from lorauter.index import ExampleSet, MemoryIndex, QdrantIndex, SnapshotIndex, canonical, root_digest
 from lorauter.index.codec import marker_id
-from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task
+from lorauter.routing.model import Adapter, Affinity, Backend, Composition, Pool, Profile, Snapshot, Task
 
 KINDS = ["memory", "local", "process", *(["server"] if os.environ.get("QDRANT_URL") else [])]
 ENCODER, OTHER = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
@@ -92,7 +92,9 @@ def test_index_is_empty_when_nothing_was_published(index, tenant):
 
 def test_read_returns_every_field_when_published(index, tenant):
     affinities = [Affinity("b", 2, 1 / 3, 3, 0.27), Affinity("base", 0, 0.1, 3, 0.01)]
-    snap = snapshot(tenant, 5, [task(2), task(1, affinities=affinities), task(3, terms={})])
+    composition = Composition("mix-1", (("b", 2, 0.6), ("a", 1, 0.4)), 2 / 3, 12, 0.1, 1 / 3, 0.11)
+    first = replace(task(1, affinities=affinities), compositions=(composition,))
+    snap = snapshot(tenant, 5, [task(2), first, task(3, terms={})])
     report = publish(index, snap)
     got = index.read(tenant)
     assert (report.moved, report.deleted) == (True, 0)
@@ -104,6 +106,7 @@ def test_read_returns_every_field_when_published(index, tenant):
     np.testing.assert_array_equal(pool.tasks[0].centroid, task(1).centroid)
     assert pool.tasks[0].terms == {7: 2.0, 4294967295: float(np.float32(1 / 3))}
     assert pool.tasks[0].affinities == tuple(affinities)
+    assert pool.tasks[0].compositions == (composition,)
     assert pool.tasks[0].tags == {"a", "b"}
     assert pool.tasks[2].terms == {}
     assert [a.adapter_id for a in pool.adapters] == ["a", "b"]
@@ -307,9 +310,9 @@ def test_aliases_name_the_collections_of_the_encoder_when_published(tenant):
     index.publish(snapshot(tenant, 2, [task(1, dimension=4)], encoder=OTHER), [])
     held = {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
     assert held == {
-        "tasks": "lorauter-tasks-cdcdcdcdcdcd-v3",
-        "examples": "lorauter-examples-cdcdcdcdcdcd-v3",
-        "profiles": "lorauter-profiles-v3",
+        "tasks": "lorauter-tasks-cdcdcdcdcdcd-v4",
+        "examples": "lorauter-examples-cdcdcdcdcdcd-v4",
+        "profiles": "lorauter-profiles-v4",
     }
 
 
@@ -325,8 +328,8 @@ def test_collections_go_when_no_tenant_is_of_their_encoder_any_more(tenant):
     assert index.drop_former(unused_seconds=3600) == 0
     assert index.drop_former(unused_seconds=0) == 2
     names = {collection.name for collection in client.get_collections().collections}
-    assert {name for name in names if "abababababab" in name} == {"theirs-lorauter-tasks-abababababab-v3"} | {
-        "theirs-lorauter-examples-abababababab-v3"
+    assert {name for name in names if "abababababab" in name} == {"theirs-lorauter-tasks-abababababab-v4"} | {
+        "theirs-lorauter-examples-abababababab-v4"
     }
     assert index.read(tenant).encoder_digest == OTHER
     publish(index, snapshot(tenant, 3, [task(1)]))

@@ -53,7 +53,9 @@ def test_answer_says_what_served_it(client: Client) -> None:
     answer = client.generate(query.text, pool=POOL_ID, max_new_tokens=query.max_new_tokens)
     assert answer.served.backend_id == "engine"
     assert answer.served.composition in (gateway_pb2.COMPOSITION_EXACT, gateway_pb2.COMPOSITION_SINGLE)
-    assert {a.adapter_id for a in answer.served.adapters} <= {a.adapter_id for a in answer.decision.adapters}
+    decision = answer.decision
+    expected = decision.adapters if decision.measured else [decision.best_single]
+    assert [a.adapter_id for a in answer.served.adapters] == [a.adapter_id for a in expected]
     assert abs(sum(a.weight for a in answer.served.adapters) - 1) < 1e-9
 
 

@@ -29,13 +29,16 @@ def decided(
     weights: dict[str, float],
     best: str = "",
     action: pb.RouteAction.ValueType = pb.ROUTE_ACTION_ADAPTERS,
+    measured: bool = True,
 ) -> pb.RouteResponse:
     adapters = [
         pb.WeightedAdapter(adapter_id=name, version=1, weight=weight, digest="" if name == "base" else name)
         for name, weight in weights.items()
     ]
     single = pb.BestSingle(adapter_id=best, version=1, digest="" if best == "base" else best)
-    return pb.RouteResponse(decision_id="d", adapters=adapters, best_single=single, action=action)
+    return pb.RouteResponse(
+        decision_id="d", adapters=adapters, best_single=single, action=action, measured=measured
+    )
 
 
 def test_set_is_exact_when_the_backend_takes_sets() -> None:
@@ -71,6 +74,14 @@ def test_best_single_replaces_the_set_and_says_so_when_the_backend_takes_one() -
     onto_base = plan_decision(decided({"a": 0.6, "b": 0.4}, best="base"), ONE)
     assert onto_base.composition == COMPOSITION_BASE
     assert onto_base.degraded_reason
+
+
+def test_best_single_replaces_a_set_that_was_not_measured() -> None:
+    for best, composition in (("b", COMPOSITION_SINGLE), ("base", COMPOSITION_BASE)):
+        plan = plan_decision(decided({"a": 0.6, "b": 0.4}, best=best, measured=False), ANY)
+        assert plan.composition == composition
+        assert [a.adapter_id for a in plan.applied] == ([] if best == "base" else ["b"])
+        assert "not measured" in plan.degraded_reason
 
 
 def test_missing_adapter_is_an_error_and_never_the_base() -> None:

@@ -40,13 +40,15 @@ class Question:
     """One evaluation: an input as build_input returns it, its target, and who answers.
 
     ``adapter`` is a digest, empty for the base. ``adapter_id`` is the name under which a backend that knows
-    no digests has loaded it.
+    no digests has loaded it. A weighted set has ``members``, (digest, weight) each, and a name of its own for
+    ``adapter``.
     """
 
     input: Mapping[str, Any]
     target: str
     adapter: str
     adapter_id: str = ""
+    members: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,11 @@ class Refused:
 
 class Evaluator(Protocol):
     """Has adapters answer questions and scores the answers. Remembers which adapters it refused."""
+
+    @property
+    def takes_sets(self) -> bool:
+        """Whether questions may have members: whether weighted sets are served as they are."""
+        ...
 
     def evaluate(
         self, questions: Sequence[Question], scoring: Scoring, likelihood_only: bool = False

@@ -14,12 +14,22 @@ import numpy as np
 
 from lorauter.index.port import ExampleSet
 from lorauter.routing.bm25 import Terms, terms_of
-from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task, Vector
+from lorauter.routing.model import (
+    Adapter,
+    Affinity,
+    Backend,
+    Composition,
+    Pool,
+    Profile,
+    Snapshot,
+    Task,
+    Vector,
+)
 from lorauter.routing.whitening import Packed
 
 Payload = dict[str, Any]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the points' layout; a new one means new collections."""
 
 _NAMESPACE = uuid.UUID("6f7dfc62-6d2a-5a0f-9d5b-4a1b3a2f0c11")
@@ -151,6 +161,7 @@ def decode_task(id_: str, payload: Payload, centroid: Vector, terms: Mapping[int
             for row in payload["affinities"]
         ),
         address=id_,
+        compositions=tuple(_decode_composition(row) for row in payload["compositions"]),
     )
 
 
@@ -195,6 +206,7 @@ def _encode_task(tenant: str, pool_id: str, task: Task) -> TaskPoint:
             [a.adapter_id, a.adapter_version, float(a.score), a.count, float(a.standard_error)]
             for a in task.affinities
         ],
+        "compositions": [_encode_composition(each) for each in task.compositions],
     }
     centroid = np.ascontiguousarray(task.centroid, dtype="<f4")
     terms = _stored(task.terms)
@@ -203,6 +215,22 @@ def _encode_task(tenant: str, pool_id: str, task: Task) -> TaskPoint:
     digest.update(terms.ids.astype("<u4").tobytes())
     digest.update(terms.counts.astype("<f4").tobytes())
     return TaskPoint(point_id("task:" + digest.hexdigest()), payload, centroid, terms)
+
+
+def _encode_composition(composition: Composition) -> Payload:
+    floats = ("score", "standard_error", "gain", "gain_error")
+    return {
+        "name": composition.name,
+        "members": [[id_, version, float(weight)] for id_, version, weight in composition.members],
+        "count": composition.count,
+        **{name: float(getattr(composition, name)) for name in floats},
+    }
+
+
+def _decode_composition(payload: Payload) -> Composition:
+    members = tuple((id_, int(version), float(weight)) for id_, version, weight in payload["members"])
+    floats = {name: float(payload[name]) for name in ("score", "standard_error", "gain", "gain_error")}
+    return Composition(name=payload["name"], members=members, count=int(payload["count"]), **floats)
 
 
 def _stored(terms: Mapping[int, float]) -> Terms:

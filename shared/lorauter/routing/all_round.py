@@ -34,7 +34,13 @@ def all_round(question: Question, choice: Choice) -> Choice:
     weights = np.zeros(len(means))
     weights[single] = 1.0
     return replace(
-        choice, weights=weights, single=single, utilities=means, known=means > 0, grounds=_evenly(question)
+        choice,
+        weights=weights,
+        single=single,
+        utilities=means,
+        known=means > 0,
+        grounds=_evenly(question),
+        considered=(),
     )
 
 

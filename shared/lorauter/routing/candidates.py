@@ -81,6 +81,7 @@ def restricted(pool: CompiledPool, rows: Rows, text: Terms) -> CompiledPool:
         measured=pool.measured[rows],
         scores=pool.scores[rows],
         shares=pool.shares[rows],
+        sets=tuple(pool.sets[row] for row in rows.tolist()),
         task_rows={task.task_id: row for row, task in enumerate(tasks)},
         carriers={tag: np.array(held, dtype=np.intp) for tag, held in carriers.items()},
     )

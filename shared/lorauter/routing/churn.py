@@ -49,7 +49,9 @@ def _as_measured(before: Pool, after: Pool) -> Pool:
 
     def measured(task: Task) -> Task:
         now = today.get(task.task_id)
-        return replace(task, affinities=now.affinities) if now and now.version == task.version else task
+        if now is None or now.version != task.version:
+            return task
+        return replace(task, affinities=now.affinities, compositions=now.compositions)
 
     return replace(before, tasks=tuple(map(measured, before.tasks)), adapters=after.adapters)
 

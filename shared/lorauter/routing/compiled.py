@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lorauter.identifiers import BASE
 from lorauter.routing.bm25 import Lexicon, lexicon, terms_of
-from lorauter.routing.model import Adapter, Pool, Profile, Task
+from lorauter.routing.model import Adapter, Composition, Pool, Profile, Task
 from lorauter.routing.posterior import UNFITTED
 from lorauter.routing.representation import unit_rows
 from lorauter.routing.whitening import middle, unpacked, whitener
@@ -31,6 +31,19 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CompiledSet:
+    """A measured composition: the ``arms`` (m,) that it is made of; their ``weights`` (m,) sum to 1.
+
+    ``share``: its score as a share of the best single score on its task, above 1 where it wins.
+    """
+
+    measured: Composition
+    arms: NDArray[np.intp]
+    weights: NDArray[np.float64]
+    share: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class CompiledPool:
     """An immutable pool of T tasks and A arms; every array is read-only, so threads may share it.
 
@@ -41,7 +54,8 @@ class CompiledPool:
     ``all_tasks`` (T,) and ``all_arms`` (A,): True for each.
     ``columns``: (T, M), the arms measured on each task, -1 where there are fewer than M; ``measured`` (T,):
     whether any is. ``scores`` and ``shares``: float64 (T, M), the affinity, and its share of the best
-    affinity among the task's arms (0 where that is 0). ``carriers``: rows of tasks by tag.
+    affinity among the task's arms (0 where that is 0). ``sets``: each task's measured compositions, largest
+    gain first. ``carriers``: rows of tasks by tag.
     """
 
     pool_id: str
@@ -61,6 +75,7 @@ class CompiledPool:
     measured: NDArray[np.bool_]
     scores: NDArray[np.float64]
     shares: NDArray[np.float64]
+    sets: tuple[tuple[CompiledSet, ...], ...]
     task_rows: Mapping[str, int]
     arm_rows: Mapping[str, tuple[int, ...]]
     carriers: Mapping[str, NDArray[np.intp]]
@@ -74,7 +89,8 @@ def compile_pool(pool: Pool) -> CompiledPool:
         key=lambda arm: (arm.adapter_id, arm.version),
     )
     arms = (Arm(BASE, 0, ""), *routable)
-    columns, scores = _affinities(tasks, arms)
+    row_of = {(arm.adapter_id, arm.version): row for row, arm in enumerate(arms)}
+    columns, scores = _affinities(tasks, row_of)
     top = np.where(columns >= 0, scores, 0.0).max(axis=1, initial=0.0)[:, None]
     shares = np.divide(scores, top, out=np.zeros_like(scores), where=top > 0)
     centroids = np.stack([task.centroid for task in tasks]) if tasks else np.zeros((0, 0), np.float32)
@@ -105,6 +121,7 @@ def compile_pool(pool: Pool) -> CompiledPool:
         measured=measured,
         scores=scores,
         shares=shares,
+        sets=tuple(_sets(task, row_of, float(best)) for task, best in zip(tasks, top[:, 0], strict=True)),
         task_rows={task.task_id: row for row, task in enumerate(tasks)},
         arm_rows=_rows_by_id(arms),
         carriers=_carriers(tasks),
@@ -120,8 +137,9 @@ def _whitener(profile: Profile) -> NDArray[np.float32] | None:
     return white
 
 
-def _affinities(tasks: Sequence[Task], arms: Sequence[Arm]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    row_of = {(arm.adapter_id, arm.version): row for row, arm in enumerate(arms)}
+def _affinities(
+    tasks: Sequence[Task], row_of: Mapping[tuple[str, int], int]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     known = [
         [
             (row, affinity.score)
@@ -137,6 +155,23 @@ def _affinities(tasks: Sequence[Task], arms: Sequence[Arm]) -> tuple[NDArray[np.
         if pairs:
             columns[row, : len(pairs)], scores[row, : len(pairs)] = zip(*pairs, strict=True)
     return columns, scores
+
+
+def _sets(task: Task, row_of: Mapping[tuple[str, int], int], best: float) -> tuple[CompiledSet, ...]:
+    """Returns the compositions that may be served of a task whose best single score is ``best``; none at 0.
+
+    A gain was measured beside the best single arm on the same examples, so it is added to that one's score.
+    """
+    if best <= 0 or not task.compositions:
+        return ()
+    found = []
+    for each in task.compositions:
+        rows = [row_of.get((id_, version), -1) for id_, version, _ in each.members]
+        if -1 not in rows:
+            weights = np.array([weight for _, _, weight in each.members])
+            share = max(0.0, 1 + each.gain / best)
+            found.append(CompiledSet(each, np.array(rows, dtype=np.intp), weights / weights.sum(), share))
+    return tuple(found)
 
 
 def _rows_by_id(arms: Sequence[Arm]) -> dict[str, tuple[int, ...]]:

@@ -25,6 +25,7 @@ from lorauter.routing.representation import unit
 from lorauter.routing.strategies import strategy_named
 from lorauter.routing.strategies.strategy import (
     Choice,
+    Considered,
     Floats,
     Mask,
     Query,
@@ -36,6 +37,7 @@ from lorauter.routing.strategies.strategy import (
 
 _NO_TASK = "no task takes part: the pool has none, or the request's tags and exclusions leave none"
 _NOT_MEASURED = "no adapter that may be served was measured on any task that takes part"
+_BEST = "adapters measured best on the tasks that the query resembles"
 _BASE_BEST = "the base is expected to score at least as well as any single adapter"
 
 
@@ -67,6 +69,7 @@ def decide(pool: CompiledPool | Pool, query: Query | Vector, options: RouteOptio
         expected_utility=min(1.0, float(choice.utilities[max(single, 0)])),
         tasks=_matches(question, choice, options.task_count),
         typicality=choice.typicality,
+        measured=choice.composition is not None or int(np.count_nonzero(kept)) <= 1,
     )
     if not options.explain:
         return decision
@@ -157,11 +160,20 @@ def _acted_on(question: Question, choice: Choice) -> tuple[Choice, Action, str]:
         choice = all_round(question, choice)
         reason = f"{said} and the pool's policy gives such queries to what does best over all tasks"
         return choice, Action.BASE if choice.single == 0 else Action.ADAPTERS, reason
-    if choice.single == 0:
+    if choice.single == 0 and choice.composition is None:
         return choice, Action.BASE, _BASE_BEST
+    reason = _composed(question, choice.composition) if choice.composition else _BEST
     if policy:
-        return choice, Action.ADAPTERS, f"{said}; the pool's policy routes it all the same"
-    return choice, Action.ADAPTERS, "adapters measured best on the tasks that the query resembles"
+        return choice, Action.ADAPTERS, f"{said}; the pool's policy routes it all the same: {reason}"
+    return choice, Action.ADAPTERS, reason
+
+
+def _composed(question: Question, served: Considered) -> str:
+    measured, task = served.composition.measured, question.pool.tasks[served.task]
+    return (
+        f"a composition that gained {measured.gain:.3f} ± {measured.gain_error:.3f} over the best single "
+        f"adapter on task {task.task_id!r}"
+    )
 
 
 def _truncated(choice: Choice, max_adapters: int) -> Floats:

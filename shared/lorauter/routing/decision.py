@@ -99,6 +99,26 @@ class NextBest:
     behind: float
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredSet:
+    """A composition that was measured on a task, and why it is, or is not, served.
+
+    ``gain`` over the best single arm there, and its standard error. ``expected_utility``: its expected share
+    of the best single score here, above 1 where it is expected to do better than any single arm.
+    """
+
+    task_id: str
+    name: str
+    members: tuple[WeightedArm, ...]
+    score: float
+    count: int
+    gain: float
+    gain_error: float
+    expected_utility: float
+    served: bool
+    reason: str
+
+
 class Fate(StrEnum):
     """What became of an adapter that somebody asks about."""
 
@@ -134,7 +154,7 @@ class Explanation:
 
     ``constants`` are those used; ``affinities`` those of the tasks listed, with the task's id; ``candidates``
     are best first; ``origins`` are those of the weighted set, in its order; ``why_not`` has one for each
-    adapter asked about.
+    adapter asked about; ``compositions`` are the measured ones of the tasks that give weight.
     """
 
     constants: Mapping[str, float] = field(default_factory=dict)
@@ -143,6 +163,7 @@ class Explanation:
     origins: tuple[Origin, ...] = ()
     next_best: NextBest | None = None
     why_not: tuple[WhyNot, ...] = ()
+    compositions: tuple[MeasuredSet, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +172,8 @@ class Decision:
 
     ``adapters`` is the weighted set, heaviest first, weights summing to 1; the base may be one of them; it
     is empty unless ``action`` is ADAPTERS. ``best_single`` serves where only one arm can be served.
-    ``typicality`` is the share (0..1) of known queries that are less like their nearest task.
+    ``typicality`` is the share (0..1) of known queries that are less like their nearest task. ``measured``:
+    whether what is to be served was measured as it is: one arm, or a composition that beat the best single.
     """
 
     strategy: str
@@ -162,4 +184,5 @@ class Decision:
     expected_utility: float
     tasks: tuple[TaskMatch, ...]
     typicality: float
+    measured: bool = True
     explanation: Explanation | None = field(default=None)

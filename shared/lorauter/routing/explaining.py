@@ -14,13 +14,15 @@ from lorauter.routing.decision import (
     Decision,
     Explanation,
     Fate,
+    MeasuredSet,
     NextBest,
     Origin,
     TaskShare,
+    WeightedArm,
     WhyNot,
 )
 from lorauter.routing.model import Adapter, Affinity
-from lorauter.routing.strategies.strategy import Choice, Floats, Question, Rows
+from lorauter.routing.strategies.strategy import Choice, Considered, Floats, Question, Rows
 
 MAX_EVIDENCE = 64
 """Most affinities, and most candidates, in an explanation."""
@@ -45,6 +47,7 @@ def explain(
         origins=_origins(question, choice, kept),
         next_best=_next_best(question, choice, kept, decision, ranked),
         why_not=tuple(_why_not(question, choice, kept, decision, name) for name in dict.fromkeys(asked)),
+        compositions=tuple(_measured_set(question, decision, each) for each in choice.considered),
     )
 
 
@@ -76,6 +79,8 @@ def _candidate(question: Question, choice: Choice, kept: Floats, row: int) -> Ca
     single = "; the best single" if row == choice.single else ""
     if kept[row] > 0:
         reason = f"{kept[row]:.3f} of the weight{single}"
+    elif choice.composition is not None:
+        reason = f"not in the composition that is served{single}"
     elif choice.weights[row] > 0:
         reason = f"best on a task, but outside the adapters asked for{single}"
     else:
@@ -98,13 +103,16 @@ def _origins(question: Question, choice: Choice, kept: Floats) -> tuple[Origin, 
 def _shares(question: Question, choice: Choice, row: int, weight: float) -> tuple[TaskShare, ...]:
     """Returns what each task gives to an arm's weight.
 
-    A task gives what it has to say to its best arm. Where one arm has all for its utility, each task gives in
+    A task gives what it has to say to its best arm; a composition has all from the task that it was measured
+    on. Where one arm has all for its utility, each task gives in
     proportion to what it adds to that, and by what it has to say where that is nothing.
     """
     grounds = choice.grounds
     given = np.zeros(len(grounds.rows))
     own = grounds.best == row
     given[: len(own)][own] = grounds.say[: len(own)][own]
+    if grounds.source >= 0:
+        given[grounds.source] = 1.0
     for instead in (grounds.say * grounds.shares_of(question.pool, row), grounds.say):
         if given.sum() > 0:
             break
@@ -118,6 +126,26 @@ def _shares(question: Question, choice: Choice, row: int, weight: float) -> tupl
             share=float(given[place]),
         )
         for place in order[given[order] > 0]
+    )
+
+
+def _measured_set(question: Question, decision: Decision, each: Considered) -> MeasuredSet:
+    found, pool = each.composition, question.pool
+    is_served = each.served and decision.action is Action.ADAPTERS
+    return MeasuredSet(
+        task_id=pool.tasks[each.task].task_id,
+        name=found.measured.name,
+        members=tuple(
+            WeightedArm(pool.arms[row], float(weight))
+            for row, weight in zip(found.arms, found.weights, strict=True)
+        ),
+        score=found.measured.score,
+        count=found.measured.count,
+        gain=found.measured.gain,
+        gain_error=found.measured.gain_error,
+        expected_utility=each.utility,
+        served=is_served,
+        reason=decision.reason if each.served and not is_served else each.reason,
     )
 
 
@@ -199,6 +227,9 @@ def _outdone(question: Question, choice: Choice, row: int) -> WhyNot:
     name, best = pool.arms[row].adapter_id, pool.arms[choice.single].adapter_id
     utility, most = _utility(choice, row), _utility(choice, choice.single)
     expected = f"it is expected to have {utility:.3f} of the best score"
+    if choice.composition is not None:
+        said = f"{expected}, the composition that is served {choice.composition.utility:.3f}"
+        return WhyNot(name, Fate.WORTH_LESS, said, utility)
     if choice.weights[row] > 0:
         said = f"{expected} and is the best of a task, but others have more weight: raise max_adapters"
         return WhyNot(name, Fate.BEYOND_MAX_ADAPTERS, said, utility)

@@ -29,6 +29,28 @@ class Affinity:
     standard_error: float
 
 
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """What a weighted set of adapters scored on ``count`` examples of a task that did not choose it.
+
+    ``members``: (adapter id, version, weight), heaviest first; weights are above 0 and sum to 1. ``score`` is
+    in 0..1; ``gain``, -1..1, is the mean paired difference to the best single arm; both with their errors.
+    """
+
+    name: str
+    members: tuple[tuple[str, int, float], ...]
+    score: float
+    count: int
+    standard_error: float
+    gain: float
+    gain_error: float
+
+    @property
+    def wins(self) -> bool:
+        """Whether it beats the best single arm beyond one standard error."""
+        return self.gain > self.gain_error
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
     """A task's representation and what was measured on it.
@@ -36,6 +58,7 @@ class Task:
     ``centroid`` is the float32 mean, shape (d,), of the unit vectors of its examples' inputs, not
     normalised. ``terms`` maps 32-bit token hashes to raw term frequencies. ``affinities`` are the
     best 64, best first, the base always among them where it was measured; empty until measured.
+    ``compositions`` are those that were measured, largest gain first.
     ``address`` names all of this in the index; empty until a task was read from there.
     """
 
@@ -48,6 +71,7 @@ class Task:
     terms: Mapping[int, float]
     affinities: tuple[Affinity, ...]
     address: str = ""
+    compositions: tuple[Composition, ...] = ()
 
     @property
     def is_measured(self) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Index
 from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB
 from sqlmodel import Field, SQLModel
 
+from lorauter.store.composition_table import Composition as Composition
 from lorauter.store.decision_table import Decision as Decision
 
 
@@ -243,8 +244,9 @@ class Measurement(SQLModel, table=True):
     """What an adapter's content scored on the examples of a task, example by example.
 
     Keyed by content, not by version: a validation set that changes in part keeps what stays. The base
-    has the empty ``digest``. The three arrays have one element for each example; ``keys`` are
-    lorauter.matching.example_key's; a score or likelihood that was not measured is NaN.
+    has the empty ``digest``, a weighted set its lorauter.matching.set_name. The three arrays have one
+    element for each example; ``keys`` are lorauter.matching.example_key's; a score or likelihood that was
+    not measured is NaN.
     """
 
     __table_args__ = (

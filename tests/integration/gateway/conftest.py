@@ -46,6 +46,7 @@ class RouterPeer(router_pb2_grpc.RouterServiceServicer):
                 for name, weight in (("adds", 0.62), ("2adds", 0.38))
             ],
             best_single=router_pb2.BestSingle(adapter_id="adds", version=1, digest=DIGESTS["adds"]),
+            measured=True,
         )
         self.backends: list[router_pb2.Backend] = []
         self.requests: list[router_pb2.RouteRequest] = []

@@ -20,6 +20,12 @@ SINGLE = Composition.COMPOSITION_SINGLE
 ON_BASE = Composition.COMPOSITION_BASE
 
 
+_ONE = "the backend serves one adapter per request, so the best single one replaces the weighted set"
+_UNMEASURED = (
+    "the weighted set was not measured to beat the best single adapter, so that one replaces the weighted set"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a backend can serve.
@@ -73,8 +79,8 @@ def plan_pin(pin: ResolveAdapterResponse, capabilities: Capabilities) -> Plan:
 def plan_decision(decision: RouteResponse, capabilities: Capabilities) -> Plan:
     """Returns how a backend serves a decision.
 
-    A weighted set is served exactly where the backend can; elsewhere the best single adapter
-    replaces it and the plan says so. Raises FailedPrecondition: QUERY_REFUSED if the pool's policy
+    A weighted set is served exactly where it was measured and the backend can; elsewhere the best single
+    adapter replaces it and the plan says so. Raises FailedPrecondition: QUERY_REFUSED if the pool's policy
     refuses the query, ADAPTER_NOT_LOADED if the backend lacks the adapter. Never the base instead.
     """
     if decision.action == ROUTE_ACTION_REFUSE:
@@ -88,10 +94,12 @@ def plan_decision(decision: RouteResponse, capabilities: Capabilities) -> Plan:
         return plan_base()
     if len(adapters) == 1 and adapters[0].weight == 1.0:
         return _single(adapters[0], capabilities, "")
-    if capabilities.weighted_sets and all(capabilities.serves(a.digest) for a in adapters if a.digest):
-        return Plan(EXACT, adapters)
+    reason = _UNMEASURED
+    if decision.measured:
+        if capabilities.weighted_sets and all(capabilities.serves(a.digest) for a in adapters if a.digest):
+            return Plan(EXACT, adapters)
+        reason = _ONE
     best = decision.best_single
-    reason = "the backend serves one adapter per request, so the best single one replaces the weighted set"
     if best.adapter_id == BASE:
         return Plan(ON_BASE, degraded_reason=reason)
     return _single(WeightedAdapter(best.adapter_id, best.version, 1.0, best.digest), capabilities, reason)

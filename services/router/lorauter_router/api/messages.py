@@ -14,6 +14,7 @@ from lorauter.routing.decision import (
     Action,
     Decision,
     Explanation,
+    MeasuredSet,
     NextBest,
     Origin,
     RouteOptions,
@@ -107,6 +108,7 @@ def decided(
             for match in decision.tasks
         ],
         typicality=decision.typicality,
+        measured=decision.measured,
         action=_ACTIONS[decision.action],
         action_reason=decision.reason,
         generation=generation,
@@ -184,6 +186,22 @@ def explanation_of(explanation: Explanation, text: str) -> pb.Explanation:
         origins=[_origin(origin) for origin in explanation.origins],
         next_best=None if explanation.next_best is None else _next_best(explanation.next_best),
         why_not=[_why_not(said) for said in explanation.why_not],
+        compositions=[_composition(measured) for measured in explanation.compositions],
+    )
+
+
+def _composition(found: MeasuredSet) -> pb.MeasuredComposition:
+    return pb.MeasuredComposition(
+        task_id=found.task_id,
+        name=found.name,
+        members=[pb.WeightedAdapter(weight=item.weight, **_arm(item.arm)) for item in found.members],
+        score=found.score,
+        count=found.count,
+        gain=found.gain,
+        gain_error=found.gain_error,
+        expected_utility=found.expected_utility,
+        served=found.served,
+        reason=found.reason,
     )
 
 

@@ -12,9 +12,10 @@ EXPLAINED = 12
 def print_decision(decision: pb.RouteResponse) -> None:
     """Prints what a router decided, with the tasks behind it."""
     best = decision.best_single
+    unmeasured = "" if decision.measured else " (not measured together)"
     print_fields(
         (
-            ("adapters", weights(decision.adapters) or "base"),
+            ("adapters", (weights(decision.adapters) or "base") + unmeasured),
             ("best single", f"{best.adapter_id} (expected {best.expected_utility:.2f} of the best)"),
             ("action", state_name(pb.RouteAction.Name(decision.action), "ROUTE_ACTION_").lower()),
             ("because", decision.action_reason),
@@ -46,6 +47,12 @@ def print_explanation(explanation: pb.Explanation) -> None:
         for a in explanation.affinities[:EXPLAINED]
     )
     print_table(("task", "adapter", "score %", "examples"), measured)
+    if explanation.compositions:
+        compositions = (
+            (one.task_id, weights(one.members), f"{one.gain:+.3f} ± {one.gain_error:.3f}", one.reason)
+            for one in explanation.compositions
+        )
+        print_table(("task", "composition", "gain", "why"), compositions)
     print_table(("constant", "value"), ((n, f"{v:.4g}") for n, v in sorted(explanation.constants.items())))
     if explanation.HasField("next_best"):
         found = explanation.next_best

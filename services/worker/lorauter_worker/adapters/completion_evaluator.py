@@ -29,6 +29,8 @@ class CompletionEvaluator(ABC):
     there costs little. A likelihood is the mean over the target's tokens, without an end.
     """
 
+    takes_sets = False
+
     def __init__(self, urls: Sequence[str], timeout_seconds: float) -> None:
         """``timeout_seconds`` bounds how long a batch may go without an answer from any replica."""
         self.replicas = Replicas(urls, timeout_seconds, IN_FLIGHT)

@@ -58,6 +58,7 @@ class EngineCalls:
     ) -> list[Outcome]:
         """Posts ``items`` that lack their adapters, which are these; returns what came of each.
 
+        An item of a weighted set has its ``adapters``; what is refused is the set, by its name among these.
         ``shared`` goes into every call. Raises Unavailable, FailedPrecondition (BACKEND_REFUSED).
         """
         return _Batch(self._replicas, self._refused, path, adapters, items, shared).outcomes()
@@ -118,8 +119,10 @@ class _Batch:
         return {**self._shared, "items": items, "partial": True}
 
     def _item(self, place: int, by_base: bool) -> dict[str, Any]:
-        adapter = "" if by_base else self._adapters[place]
-        return {**self._asked[place], "adapters": [{"id": adapter, "weight": 1.0}] if adapter else []}
+        adapter = self._adapters[place]
+        alone = [{"id": adapter, "weight": 1.0}] if adapter else []
+        asked = self._asked[place]
+        return {**asked, "adapters": [] if by_base else asked.get("adapters", alone)}
 
     def _read(self, chunk: _Chunk, reply: Reply) -> list[_Chunk]:
         """Takes what a call brought; returns what is to be asked again."""

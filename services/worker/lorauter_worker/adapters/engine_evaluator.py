@@ -27,6 +27,8 @@ class EngineEvaluator:
     the wrong answers are generated as well; once one proves right, this evaluator generates all answers.
     """
 
+    takes_sets = True
+
     def __init__(self, urls: Sequence[str], timeout_seconds: float) -> None:
         """``timeout_seconds`` bounds how long a batch may go without an answer from any engine."""
         self._replicas = Replicas(urls, timeout_seconds)
@@ -56,7 +58,7 @@ class EngineEvaluator:
         self._replicas.close()
 
     def _passed(self, questions: Sequence[Question], scoring: Scoring, likelihood_only: bool) -> list[Result]:
-        items = [{**question.input, "target": question.target} for question in questions]
+        items = [{**_item(question), "target": question.target} for question in questions]
         outcomes = self._calls.ask("/score", [question.adapter for question in questions], items)
         results: list[Result] = []
         for outcome in outcomes:
@@ -83,7 +85,7 @@ class EngineEvaluator:
         generation = scoring.generation
         parameters = {"max_new_tokens": generation.max_new_tokens, "stop": list(generation.stop)}
         adapters = [question.adapter for question in questions]
-        items = [question.input for question in questions]
+        items = [_item(question) for question in questions]
         outcomes = self._calls.ask("/generate_batch", adapters, items, parameters=parameters)
         results: list[Result] = []
         for question, outcome in zip(questions, outcomes, strict=True):
@@ -111,6 +113,13 @@ class EngineEvaluator:
             is_better |= result.score > held.score
             results[place] = Answer(result.score, held.likelihood)
         return is_better
+
+
+def _item(question: Question) -> dict[str, Any]:
+    if not question.members:
+        return dict(question.input)
+    adapters = [{"id": digest, "weight": weight} for digest, weight in question.members]
+    return {**question.input, "adapters": adapters}
 
 
 def _doubtful(results: Sequence[Result]) -> list[int]:

@@ -1,4 +1,4 @@
-"""What is measured on a task: versions of adapters, and the base."""
+"""What is measured on a task: versions of adapters, the base, and weighted sets of adapters."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from lorauter.identifiers import BASE
 
 @dataclass(frozen=True, slots=True, order=True)
 class Arm:
-    """An adapter's version, or the base (version 0, no digest)."""
+    """An adapter's version, or the base (version 0, no digest).
+
+    A weighted set has ``members``, adapters with their weights, and its name in place of a digest.
+    """
 
     adapter_id: str
     version: int
     digest: str = field(compare=False)
+    members: tuple[tuple[Arm, float], ...] = field(default=(), compare=False)
 
     @property
     def is_base(self) -> bool:

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 
 import numpy as np
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 
 from lorauter.errors import FailedPrecondition
-from lorauter.matching import Plan, evidence, strategy
+from lorauter.matching import Plan, Strategy, evidence, strategy
 from lorauter.store import read
 from lorauter.store.tables import Backend, Operation
 from lorauter.telemetry import get_logger
@@ -27,6 +28,7 @@ from lorauter_worker.service.lacking import read_arms
 from lorauter_worker.service.lease import Lease, LeaseLost
 from lorauter_worker.service.recording import Recorder
 from lorauter_worker.service.refusals import Refusals, is_any_adapter_measured, without_effect
+from lorauter_worker.service.sets import Sets, read_sets
 from lorauter_worker.service.state import read_generation
 from lorauter_worker.service.task_table import Cell, TaskTable, is_current, read_table, read_task
 
@@ -50,6 +52,14 @@ class Means:
     pace: Pace
 
 
+class Step(Enum):
+    """What a part did: measured a batch, something that leads to another step, or all that it may for now."""
+
+    MEASURED = auto()
+    AGAIN = auto()
+    OVER = auto()
+
+
 @dataclass(slots=True)
 class Part:
     """One claim of a part, for at most a slice."""
@@ -65,6 +75,10 @@ class Part:
     """All arms of the pool, at ``_generation``."""
     _generation: int = -1
     _refusals: Refusals = field(default_factory=Refusals)
+    _refused_sets: set[str] = field(default_factory=set)
+    _has_begun: bool = False
+    _budget_is_spent: bool = False
+    """No composition is measured any more."""
     _tells_likelihoods: bool = True
     _evaluator: Evaluator | None = None
 
@@ -88,34 +102,90 @@ class Part:
     def _work(self, deadline: float) -> None:
         self._recorder.give_back()  # what a dead worker had sent
         planner = strategy(self.operation.progress["strategy"])
-        has_begun = False
-        while True:
-            table = self._current()
-            if table is None:
-                self._recorder.leave(is_done=True)
-                return
-            if self._put_out(table, without_effect(table)):
-                continue
-            plan = planner.plan(table.table, table.asked)
-            if plan.is_done:
-                if self._finish(table, plan):
-                    return
-                continue
-            if not has_begun:
-                self._recorder.begin(table.task, plan)
-                has_begun = True
-            cells = self._reserve(plan)
-            if not cells:
-                return
-            answers = self._ask(table, plan, cells)
-            self._table = self._without_aside(table)
-            plan = planner.plan(self._table.table, self._table.asked)
-            now = self._recorder.measured(table, answers, plan)
-            table.times.update({table.arms[row].digest: now for row, _ in answers})
-            self._quarantine_aside()
-            if time.monotonic() >= deadline:  # after a batch, so that every slice gets on
+        while (step := self._step(planner)) is not Step.OVER:
+            if step is Step.MEASURED and time.monotonic() >= deadline:  # so that every slice gets on
                 outbox.carry_on(self.means.engine, self.lease.claim)
                 return
+
+    def _step(self, planner: Strategy) -> Step:
+        table = self._current()
+        if table is None:
+            self._recorder.leave(is_done=True)
+            return Step.OVER
+        if self._put_out(table, without_effect(table)):
+            return Step.AGAIN
+        plan = planner.plan(table.table, table.asked)
+        if not plan.is_done:
+            self._begin(table, plan)
+            return self._measure(table, planner, plan)
+        if self._refusals.aside:
+            self._settle()
+            return Step.AGAIN
+        sets = self._sets(table, plan)
+        lacking = self._lacking(sets)
+        if sets is not None and lacking:
+            self._begin(table, plan)
+            return self._compose(sets, plan, lacking)
+        return Step.OVER if self._finish(table, plan, sets) else Step.AGAIN
+
+    def _begin(self, table: TaskTable, plan: Plan) -> None:
+        if not self._has_begun:
+            self._recorder.begin(table.task, plan)
+            self._has_begun = True
+
+    def _measure(self, table: TaskTable, planner: Strategy, plan: Plan) -> Step:
+        cells = self._reserve(plan)
+        if not cells:
+            return Step.OVER
+        answers = self._ask(table, plan, cells)
+        self._table = self._without_aside(table)
+        plan = planner.plan(self._table.table, self._table.asked)
+        now = self._recorder.measured(table, answers, plan)
+        table.times.update({table.arms[row].digest: now for row, _ in answers})
+        self._quarantine_aside()
+        return Step.MEASURED
+
+    def _sets(self, table: TaskTable, plan: Plan) -> Sets | None:
+        """Returns the compositions of a task whose adapters are measured."""
+        found = evidence(table.table, plan)
+        with read(self.means.engine) as session:
+            return read_sets(session, table, found, self._refused_sets, self._recorder.since)
+
+    def _lacking(self, sets: Sets | None) -> list[Cell]:
+        """Returns what is to be measured of compositions: nothing where no backend takes them."""
+        lacking = sets.lacking() if sets is not None and not self._budget_is_spent else []
+        if not lacking or (self._evaluator is None and not self._backends()):
+            return []
+        self._evaluator = self._evaluator or self._make_evaluator()
+        return lacking if self._evaluator.takes_sets else []
+
+    def _compose(self, sets: Sets, plan: Plan, lacking: Sequence[Cell]) -> Step:
+        """Measures a batch of what compositions lack; one that a backend refuses is left out.
+
+        A spent budget does not keep what was measured of adapters from being written.
+        """
+        wanted = lacking[: self.means.pace.most(self.means.settings.matching_batch)]
+        self.means.pace.wait()
+        count, account = self._recorder.reserve(len(wanted))
+        if account.stop is not None:
+            self._budget_is_spent = True
+            return Step.AGAIN
+        if not count:
+            outbox.carry_on(self.means.engine, self.lease.claim, WAIT_SECONDS)
+            return Step.OVER
+        results = dict(zip(wanted[:count], self._evaluate(sets.table, wanted[:count]), strict=True))
+        answers = {cell: result for cell, result in results.items() if isinstance(result, Answer)}
+        refused = {
+            sets.table.arms[row].adapter_id: result.detail
+            for (row, _), result in results.items()
+            if isinstance(result, Refused)
+        }
+        self._refused_sets |= refused.keys()
+        for name, detail in refused.items():
+            _log.warning("worker.composition.refused", composition=name, detail=detail)
+        self._check(answers, plan)
+        self._recorder.measured(sets.table, answers, replace(plan, left=len(lacking) - len(answers)))
+        return Step.AGAIN if refused else Step.MEASURED  # another slice would ask for it again
 
     def _current(self) -> TaskTable | None:
         """Returns the table, read anew if the task or the pool's arms changed; None if the task is gone."""
@@ -160,21 +230,30 @@ class Part:
     def _ask(self, table: TaskTable, plan: Plan, cells: Sequence[Cell]) -> dict[Cell, Answer]:
         """Has a batch evaluated; returns, and fills in, the answers of the arms that gave any."""
         try:
-            evaluator = self._evaluator = self._evaluator or self._make_evaluator()
-            self.means.pace.sent(len(cells))
-            results = evaluator.evaluate(table.questions(cells), table.task.scoring, plan.likelihood_only)
-        except Exception as error:
-            with suppress(LeaseLost):
-                self._recorder.give_back()
-            if plan.likelihood_only and getattr(error, "reason", "") == "LIKELIHOOD_UNSUPPORTED":
+            results = self._evaluate(table, cells, plan.likelihood_only)
+        except FailedPrecondition as error:
+            if plan.likelihood_only and error.reason == "LIKELIHOOD_UNSUPPORTED":
                 self._tells_likelihoods = False  # so that the next plan asks for scores
                 return {}
             raise
-        telemetry.EVALUATIONS.inc(len(results))
         answers = self._refusals.sort_out(table, cells, results)
         self._check(answers, plan)
         table.fill_in(answers)
         return answers
+
+    def _evaluate(
+        self, table: TaskTable, cells: Sequence[Cell], likelihood_only: bool = False
+    ) -> list[Answer | Refused]:
+        try:
+            evaluator = self._evaluator = self._evaluator or self._make_evaluator()
+            self.means.pace.sent(len(cells))
+            results = evaluator.evaluate(table.questions(cells), table.task.scoring, likelihood_only)
+        except Exception:
+            with suppress(LeaseLost):
+                self._recorder.give_back()
+            raise
+        telemetry.EVALUATIONS.inc(len(results))
+        return results
 
     def _check(self, answers: dict[Cell, Answer], plan: Plan) -> None:
         """Sees to it that every batch brings the table nearer to its end."""
@@ -184,14 +263,16 @@ class Part:
             raise FailedPrecondition("BACKEND_REFUSED", "the backend gave answers without scores")
 
     def _make_evaluator(self) -> Evaluator:
+        return self.means.make_evaluator(self._backends(), self.means.settings.evaluation_timeout_seconds)
+
+    def _backends(self) -> list[tuple[str, str]]:
         with Session(self.means.engine) as session:
             statement = select(Backend).where(
                 Backend.tenant == self.operation.tenant,
                 Backend.pool == self.operation.pool,
                 Backend.state == "ACTIVE",
             )
-            backends = [(row.kind, row.url) for row in session.exec(statement)]
-        return self.means.make_evaluator(backends, self.means.settings.evaluation_timeout_seconds)
+            return [(row.kind, row.url) for row in session.exec(statement)]
 
     def _put_out(self, table: TaskTable, idle: Sequence[int]) -> bool:
         """Quarantines adapters without effect; returns whether there were any."""
@@ -218,17 +299,14 @@ class Part:
         )
         self.means.wakeups.wake("index")
 
-    def _finish(self, table: TaskTable, plan: Plan) -> bool:
-        """Writes the task's affinities; returns False if there is more to do after all."""
-        if self._refusals.aside:
-            self._settle()
-            return False
+    def _finish(self, table: TaskTable, plan: Plan, sets: Sets | None) -> bool:
+        """Writes the task's affinities and compositions; returns False if there is more to do after all."""
         found = [
             (arm, evident, table.times.get(arm.digest, self.operation.create_time))
             for arm, evident, asked in zip(table.arms, evidence(table.table, plan), table.asked, strict=True)
             if asked or evident.count
         ]
-        if not self._recorder.finish(table, plan, found):
+        if not self._recorder.finish(table, plan, found, sets.judged() if sets else ()):
             return False
         self.means.wakeups.wake("index")
         return True

@@ -12,7 +12,7 @@ from lorauter.identifiers import BASE
 from lorauter.index import ExampleSet
 from lorauter.routing import TaskExamples
 from lorauter.routing.fitting import Memory, Refit, refit
-from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Profile, Snapshot, Task
+from lorauter.routing.model import Adapter, Affinity, Backend, Composition, Pool, Profile, Snapshot, Task
 from lorauter.store import read, tables
 from lorauter_worker.domain.kept import kept_affinities
 from lorauter_worker.domain.versions import servable
@@ -131,6 +131,7 @@ class Projector:
                     centroid=known.centroid,
                     terms=known.examples.total,
                     affinities=_affinities(state),
+                    compositions=_compositions(state, pool.routed),
                 )
             )
         fitted = self._refitted(tenant, pool, fitted_on, keys)
@@ -175,6 +176,27 @@ def _adapters(adapters: Sequence[AdapterState], routed: Mapping[str, int]) -> tu
         known
         for adapter in adapters
         for known in servable(adapter.row.id, adapter.row.aliases, adapter.versions, routed[adapter.row.id])
+    )
+
+
+def _compositions(task: TaskState, routed: Mapping[str, int]) -> tuple[Composition, ...]:
+    """Returns what was measured of the compositions whose members all take part in decisions."""
+    found = (
+        Composition(
+            name=row.name,
+            members=tuple((each["adapter_id"], each["version"], each["weight"]) for each in row.members),
+            score=row.score,
+            count=row.count,
+            standard_error=row.standard_error,
+            gain=row.gain,
+            gain_error=row.gain_error,
+        )
+        for row in task.compositions
+    )
+    return tuple(
+        each
+        for each in found
+        if all(routed.get(adapter_id) == version for adapter_id, version, _ in each.members)
     )
 
 

@@ -18,6 +18,7 @@ from lorauter_worker.ports import Answer, Fault
 from lorauter_worker.service import outbox, progress
 from lorauter_worker.service.affinity_rows import held_affinities, write_affinities
 from lorauter_worker.service.budgets import Account, Stop, lock_account, send
+from lorauter_worker.service.composition_rows import Composed, write_compositions
 from lorauter_worker.service.lacking import read_arms, read_lacking
 from lorauter_worker.service.lease import Lease, LeaseLost
 from lorauter_worker.service.state import lock_generation
@@ -132,8 +133,15 @@ class Recorder:
             self._part(connection, len(answers), plan)
         return now
 
-    def finish(self, table: TaskTable, plan: Plan, found: Sequence[tuple[Arm, Evidence, datetime]]) -> bool:
-        """Writes all affinities of the task as one change; it is MATCHED if it lacks nothing now.
+    def finish(
+        self,
+        table: TaskTable,
+        plan: Plan,
+        found: Sequence[tuple[Arm, Evidence, datetime]],
+        compositions: Sequence[Composed] = (),
+    ) -> bool:
+        """Writes all affinities of the task and its measured ``compositions``, in place of those before, as
+        one change; it is MATCHED if it lacks nothing now.
 
         Returns False, and writes nothing, if the task was deleted or replaced meanwhile.
         """
@@ -148,6 +156,7 @@ class Recorder:
             asked = dict(zip(table.arms, table.asked, strict=True))
             rows = [row for row in found if asked[row[0]] or (row[0].adapter_id, row[0].version) in held]
             write_affinities(connection, task, rows)
+            write_compositions(connection, task, compositions)
             arms = read_arms(tx.session, self.operation.tenant, self.operation.pool)
             at = (self.operation.tenant, self.operation.pool)
             lacks = read_lacking(tx.session, *at, arms, [task.task_id])

@@ -12,6 +12,7 @@ from sqlmodel import Session, col, select
 from lorauter.store import tables
 from lorauter_worker.domain.versions import Version, active_versions, routed_version
 from lorauter_worker.service.affinities import best_affinities, measured_tasks
+from lorauter_worker.service.composition_rows import read_compositions
 
 
 @dataclass(slots=True)
@@ -22,6 +23,8 @@ class TaskState:
     version: tables.TaskVersion
     affinities: list[Any] = field(default_factory=list)
     """Rows as best_affinities() returns them."""
+    compositions: list[tables.Composition] = field(default_factory=list)
+    """Of the current version, largest gain first."""
 
 
 @dataclass(slots=True)
@@ -136,5 +139,8 @@ def _read_tasks(session: Session, tenant: str, pools: Mapping[str, PoolState]) -
     for row in best_affinities(session, tenant, routed):
         if row.task_id in tasks:
             tasks[row.task_id].affinities.append(row)
+    for composition in read_compositions(session, tenant):
+        if composition.task_id in tasks:
+            tasks[composition.task_id].compositions.append(composition)
     for state in tasks.values():
         pools[state.row.pool].tasks.append(state)

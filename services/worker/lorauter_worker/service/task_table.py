@@ -13,7 +13,7 @@ from sqlmodel import Session, col, select
 
 from lorauter.errors import LorauterError
 from lorauter.matching import Table, choosing_count, example_key
-from lorauter.matching.model import Mask
+from lorauter.matching.model import Floats, Mask
 from lorauter.metrics import metric
 from lorauter.prompts import GenerationSpec, PromptSpec, build_input
 from lorauter.store.tables import Task, TaskVersion, ValidationExample
@@ -94,6 +94,7 @@ class TaskTable:
                 self.task.examples[place].target,
                 self.arms[row].digest,
                 "" if self.arms[row].is_base else self.arms[row].adapter_id,
+                tuple((member.digest, weight) for member, weight in self.arms[row].members),
             )
             for row, place in cells
         ]
@@ -172,18 +173,12 @@ def read_table(
         for arm in base_first
         if arm.is_base or arm.digest in rows or (arm.adapter_id, arm.version) not in imported
     ]
-    scores, likelihoods = np.full((2, len(chosen), len(task.examples)), np.nan)
-    places = {example.key: place for place, example in enumerate(task.examples)}
-    times: dict[str, datetime] = {}
-    for place, arm in enumerate(chosen):
-        row = rows.get(arm.digest)
-        if row is None or (since and arm in asked and row.measure_time < since):
-            continue
-        times[arm.digest] = row.measure_time
-        for key, score, likelihood in zip(row.keys, row.scores, row.likelihoods, strict=True):
-            if key in places:
-                scores[place, places[key]] = score
-                likelihoods[place, places[key]] = likelihood
+    known = {
+        arm.digest: row
+        for arm in chosen
+        if (row := rows.get(arm.digest)) and not (since and arm in asked and row.measure_time < since)
+    }
+    scores, likelihoods, times = _cells(task, chosen, known)
     table = Table(
         scores=scores,
         likelihoods=likelihoods,
@@ -192,6 +187,31 @@ def read_table(
         likelihood_first=task.scoring.metric.needs_generation,
     )
     return TaskTable(task, tuple(chosen), table, np.array([arm in asked for arm in chosen]), times)
+
+
+def read_cells(
+    session: Session, task: MatchingTask, arms: Sequence[Arm], since: datetime | None
+) -> tuple[Floats, Floats, dict[str, datetime]]:
+    """Returns scores and likelihoods (A, n), NaN where not measured since then, and when, by digest."""
+    rows = _measured(session, task, [arm.digest for arm in arms])
+    known = {key: row for key, row in rows.items() if since is None or row.measure_time >= since}
+    return _cells(task, arms, known)
+
+
+def _cells(
+    task: MatchingTask, arms: Sequence[Arm], known: Mapping[str, Any]
+) -> tuple[Floats, Floats, dict[str, datetime]]:
+    scores, likelihoods = np.full((2, len(arms), len(task.examples)), np.nan)
+    places = {example.key: place for place, example in enumerate(task.examples)}
+    for row, arm in enumerate(arms):
+        held = known.get(arm.digest)
+        if held is None:
+            continue
+        for key, score, likelihood in zip(held.keys, held.scores, held.likelihoods, strict=True):
+            if key in places:
+                scores[row, places[key]] = score
+                likelihoods[row, places[key]] = likelihood
+    return scores, likelihoods, {digest: held.measure_time for digest, held in known.items()}
 
 
 def _measured(session: Session, task: MatchingTask, digests: Sequence[str]) -> dict[str, Any]:

@@ -628,6 +628,7 @@ class Explanation(_message.Message):
     NEXT_BEST_FIELD_NUMBER: _builtins.int
     WHY_NOT_FIELD_NUMBER: _builtins.int
     SCORED_TASKS_FIELD_NUMBER: _builtins.int
+    COMPOSITIONS_FIELD_NUMBER: _builtins.int
     routed_text: _builtins.str
     """The routed text after extraction, at most 2,000 characters."""
     scored_tasks: _builtins.int
@@ -656,6 +657,10 @@ class Explanation(_message.Message):
     def why_not(self) -> _containers.RepeatedCompositeFieldContainer[Global___WhyNot]:
         """Those asked about in `why_not`, in that order, each once."""
 
+    @_builtins.property
+    def compositions(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeasuredComposition]:
+        """The measured compositions of the tasks that give weight."""
+
     def __init__(
         self,
         *,
@@ -667,14 +672,77 @@ class Explanation(_message.Message):
         next_best: Global___NextBest | None = ...,
         why_not: _abc.Iterable[Global___WhyNot] | None = ...,
         scored_tasks: _builtins.int = ...,
+        compositions: _abc.Iterable[Global___MeasuredComposition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_best", b"next_best"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinities", b"affinities", "candidates", b"candidates", "constants", b"constants", "next_best", b"next_best", "origins", b"origins", "routed_text", b"routed_text", "scored_tasks", b"scored_tasks", "why_not", b"why_not"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinities", b"affinities", "candidates", b"candidates", "compositions", b"compositions", "constants", b"constants", "next_best", b"next_best", "origins", b"origins", "routed_text", b"routed_text", "scored_tasks", b"scored_tasks", "why_not", b"why_not"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class MeasuredComposition(_message.Message):
+    """A weighted set that was measured on a task, on examples that did not choose it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    GAIN_ERROR_FIELD_NUMBER: _builtins.int
+    EXPECTED_UTILITY_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task's id."""
+    name: _builtins.str
+    """What its adapters and weights name it: `mix-` and 16 hex digits."""
+    score: _builtins.float
+    """Mean score, 0 to 1."""
+    count: _builtins.int
+    """Number of validation examples behind it."""
+    gain: _builtins.float
+    """Mean paired difference to the best single adapter on them, -1 to 1."""
+    gain_error: _builtins.float
+    """Standard error of the gain. Only what gains more may be served."""
+    expected_utility: _builtins.float
+    """Its expected share of the best single score on the query's tasks; above 1
+    where it is expected to do better than any single adapter.
+    """
+    served: _builtins.bool
+    """Whether it is the decision's weighted set."""
+    reason: _builtins.str
+    """Why it is, or is not, for people."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedAdapter]:
+        """Its adapters, largest weight first."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        members: _abc.Iterable[Global___WeightedAdapter] | None = ...,
+        score: _builtins.float = ...,
+        count: _builtins.int = ...,
+        gain: _builtins.float = ...,
+        gain_error: _builtins.float = ...,
+        expected_utility: _builtins.float = ...,
+        served: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "expected_utility", b"expected_utility", "gain", b"gain", "gain_error", b"gain_error", "members", b"members", "name", b"name", "reason", b"reason", "score", b"score", "served", b"served", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasuredComposition: _TypeAlias = MeasuredComposition  # noqa: Y015
 
 @_typing.final
 class RouteResponse(_message.Message):
@@ -698,6 +766,7 @@ class RouteResponse(_message.Message):
     POOL_FIELD_NUMBER: _builtins.int
     SEARCH_FIELD_NUMBER: _builtins.int
     ENCODER_DIGEST_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """Names this decision in logs, headers and replays."""
     typicality: _builtins.float
@@ -723,6 +792,11 @@ class RouteResponse(_message.Message):
     encoder_digest: _builtins.str
     """The digest of the encoder of the query and of the generation's tasks. Tasks
     that are embedded anew by another encoder keep their generation.
+    """
+    measured: _builtins.bool
+    """Whether what is to be served was measured as it is: one adapter, the base, or
+    a composition that beat the best single adapter. Gateways serve `best_single`
+    in place of a weighted set that was not.
     """
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedAdapter]:
@@ -763,10 +837,11 @@ class RouteResponse(_message.Message):
         pool: _builtins.str = ...,
         search: Global___SearchKind.ValueType = ...,
         encoder_digest: _builtins.str = ...,
+        measured: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["best_single", b"best_single", "explanation", b"explanation", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "action_reason", b"action_reason", "adapters", b"adapters", "best_single", b"best_single", "decision_id", b"decision_id", "encoder_digest", b"encoder_digest", "explanation", b"explanation", "generation", b"generation", "pool", b"pool", "profile_digest", b"profile_digest", "search", b"search", "stale", b"stale", "strategy", b"strategy", "tasks", b"tasks", "timings", b"timings", "typicality", b"typicality"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "action_reason", b"action_reason", "adapters", b"adapters", "best_single", b"best_single", "decision_id", b"decision_id", "encoder_digest", b"encoder_digest", "explanation", b"explanation", "generation", b"generation", "measured", b"measured", "pool", b"pool", "profile_digest", b"profile_digest", "search", b"search", "stale", b"stale", "strategy", b"strategy", "tasks", b"tasks", "timings", b"timings", "typicality", b"typicality"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

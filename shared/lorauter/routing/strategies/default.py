@@ -7,6 +7,7 @@ import numpy as np
 from lorauter.routing.fitting import UNFITTED_TASKS
 from lorauter.routing.posterior import UNFITTED
 from lorauter.routing.representation import unit
+from lorauter.routing.strategies.composing import considered, weights_of_set
 from lorauter.routing.strategies.strategy import (
     Choice,
     Floats,
@@ -31,7 +32,8 @@ class DefaultStrategy:
     p(task | query) = softmax(a · dense + b · lexical), see lorauter.routing.posterior. The best single arm is
     that of the largest Σ p(task) · share; what was not measured on a task, or fell out of its best, counts as
     0 there. Tasks without a measurement leave their say to the others. The weighted set: the best arm of each
-    of the K most probable tasks, weighted by their probabilities, K fitted.
+    of the K most probable tasks, weighted by their probabilities, K fitted; or, where one was measured on
+    such a task and is expected to be worth more than the best single arm, a composition.
     """
 
     name = "default"
@@ -54,6 +56,10 @@ class DefaultStrategy:
             adapters = np.zeros(len(adapters))
             adapters[single] = 1.0
             best = best[:0]
+        sets = considered(question, chosen, weights[:count], utilities, single, max_adapters)
+        served = next((each for each in sets if each.served), None)
+        if served is not None:
+            adapters, best = weights_of_set(served.composition, len(adapters)), best[:0]
         return Choice(
             probabilities=probabilities,
             weights=adapters,
@@ -62,7 +68,8 @@ class DefaultStrategy:
             known=known,
             typicality=typicality_of(profile, float(scores[probabilities.argmax()]), "score"),
             constants={**constants, "tasks": float(count)},
-            grounds=Grounds(deciding, weights, best),
+            grounds=Grounds(deciding, weights, best, source=served.place if served else -1),
+            considered=sets,
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorauter.routing.bm25 import Lexicon, Terms, terms_of
-from lorauter.routing.compiled import CompiledPool
+from lorauter.routing.compiled import CompiledPool, CompiledSet
 from lorauter.routing.fitting import TYPICALITY_LEVELS, known_name, typicality_name
 from lorauter.routing.lexical import term_frequencies
 from lorauter.routing.model import Profile, Vector
@@ -84,13 +84,15 @@ class Grounds:
     ``rows`` (D,) are the tasks whose shares make the utilities, and ``say`` (D,) what each counts, in all 1.
     ``best`` (K,), K ≤ D: the arm that each of the first K tasks gives its weight to, -1 where it has none;
     empty where one arm has all the weight for its utility. ``shares`` (D, A): where others count than those
-    that were measured.
+    that were measured. ``source``: the place in ``rows`` of the task that all weight comes from, -1 where
+    there is no such.
     """
 
     rows: Rows
     say: Floats
     best: Rows
     shares: Floats | None = None
+    source: int = -1
 
     def shares_of(self, pool: CompiledPool, arm: int) -> Floats:
         """Returns (D,), the arm's share of each task's best score; 0 where it has none."""
@@ -101,6 +103,30 @@ class Grounds:
         return shares
 
 
+SERVED = "served"
+"""Why a composition is served that is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Considered:
+    """A composition that was measured on a deciding task: ``place`` among those, ``task`` its row.
+
+    ``utility``: its expected share of the best single score, above 1 where it is expected to do better.
+    ``reason``: SERVED, or why it is not.
+    """
+
+    composition: CompiledSet
+    place: int
+    task: int
+    utility: float
+    reason: str
+
+    @property
+    def served(self) -> bool:
+        """Whether it is what is to be served."""
+        return self.reason == SERVED
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
     """What a strategy answers.
@@ -108,7 +134,8 @@ class Choice:
     ``probabilities`` (T,) sum to 1 over the tasks that take part. ``weights`` (A,) are ≥ 0 and sum to 1, or
     are all 0 where no arm was measured. ``single`` is the row of the best single arm, -1 where there is none.
     ``utilities`` (A,) are expected shares of the best score, 0..1; ``known`` (A,) says which arms have one.
-    ``constants`` are those used, by name. ``grounds`` are the tasks behind it.
+    ``constants`` are those used, by name. ``grounds`` are the tasks behind it. ``considered`` are measured
+    compositions; the weights are those of the one that is to be served, if there is one.
     """
 
     probabilities: Floats
@@ -119,6 +146,12 @@ class Choice:
     typicality: float
     constants: Mapping[str, float]
     grounds: Grounds
+    considered: tuple[Considered, ...] = ()
+
+    @property
+    def composition(self) -> Considered | None:
+        """The measured composition that is to be served; None where there is none."""
+        return next((each for each in self.considered if each.served), None)
 
 
 class Strategy(Protocol):

@@ -38,6 +38,7 @@ class ScriptedEvaluator:
     opened: int = 0
     closed: int = 0
     backends: list[tuple[str, str]] = field(default_factory=list)
+    takes_sets: bool = False
 
     def __call__(self, backends, timeout_seconds) -> ScriptedEvaluator:
         self.backends = list(backends)
