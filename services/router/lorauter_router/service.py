@@ -40,6 +40,9 @@ _ANSWER_SHARE = 0.9
 _YIELD_EVERY = 16
 """Queries of a batch after which other requests get a turn."""
 
+_HEAD_START_SECONDS = 0.001
+"""What the encoder's thread gets before words are weighed: only one of both runs Python at a time."""
+
 _NO_QUERY = Query(np.zeros(0, np.float32))
 
 
@@ -229,7 +232,9 @@ class RouterService:
         texts = [asked[number].question.text for number in new]
         encoding = asyncio.ensure_future(served.encoder.encode(texts))
         try:
-            await asyncio.sleep(0)  # it begins
+            await asyncio.sleep(0)
+            if not encoding.done():
+                await asyncio.sleep(_HEAD_START_SECONDS)
             queries = await self._prepared([asked[number] for number in new])
             encoded = await encoding
         finally:
