@@ -173,11 +173,17 @@ def main(
 
 
 def _table(figures: Figures) -> Table:
-    table = Table("tokens/s", *SIDES, "engine, error", "composite, error")
-    for name, each in (("random Llama, 110 M", figures), ("demo model, 0.64 M", figures["demo"])):
-        rates = each["generate_tokens_per_s"]
-        errors = (f"{each['exactness'][side]:.1e}" for side in ("engine", "composite"))
-        table.add_row(name, *(f"{rates[side]:,.0f}" for side in SIDES), *errors)
+    table = Table(
+        "", "random Llama, 110 M", "demo model, 0.64 M", title="tokens/s", title_justify="left", box=None
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    both = (figures, figures["demo"])
+    for side in SIDES:
+        rates = (each["generate_tokens_per_s"][side] for each in both)
+        table.add_row(side.replace("_", " "), *(f"{rate:,.0f}" for rate in rates))
+    for side in ("engine", "composite"):
+        table.add_row(f"error of the {side}", *(f"{each['exactness'][side]:.1e}" for each in both))
     return table
 
 
