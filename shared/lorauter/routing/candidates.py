@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lorauter.routing.bm25 import Ids, Lexicon, Terms
+from lorauter.routing.bm25 import Ids, Lexicon, Terms, find_terms
 from lorauter.routing.compiled import CompiledPool
 from lorauter.routing.decision import Decision
 from lorauter.routing.fitting import UNTYPICAL_BELOW
 from lorauter.routing.model import Vector
-from lorauter.routing.representation import unit_rows
+from lorauter.routing.representation import unit
 
 Rows = NDArray[np.intp]
 
@@ -41,11 +41,11 @@ class Probe:
 
 def probe_of(pool: CompiledPool, vector: Vector, text: Terms) -> Probe:
     """Returns what finds the candidates of a query, given its vector (d,) and terms; terms may be none."""
-    direction = unit_rows(np.asarray(vector, dtype=np.float32)[None])[0]
+    direction = unit(np.asarray(vector, dtype=np.float32))
     apart = direction - pool.mean
     if pool.whitener is not None:
         apart = pool.whitener @ (apart @ pool.whitener)
-    places, known = _find(pool.lexicon.ids, text.ids)
+    places, known = find_terms(pool.lexicon.ids, text.ids)
     values = np.sqrt(text.counts[known]) * pool.lexicon.idf[places]
     return Probe((apart, direction), Terms(text.ids[known], values))
 
@@ -101,7 +101,7 @@ def suffices(few: CompiledPool, decision: Decision) -> bool:
 
 def _restricted_lexicon(lexicon: Lexicon, rows: Rows, wanted: Ids) -> Lexicon:
     """Returns the lexicon of these rows and these words; idf and lengths are those of all tasks."""
-    places, _ = _find(lexicon.ids, wanted)
+    places, _ = find_terms(lexicon.ids, wanted)
     starts, sizes = lexicon.starts[places], lexicon.starts[places + 1] - lexicon.starts[places]
     # the postings of all words, one after the other, and which word each is of
     words = np.repeat(np.arange(len(places)), sizes)
@@ -120,11 +120,3 @@ def _restricted_lexicon(lexicon: Lexicon, rows: Rows, wanted: Ids) -> Lexicon:
         weights=lexicon.weights[chosen[kept]],
         idf=lexicon.idf[places],
     )
-
-
-def _find(known: Ids, wanted: Ids) -> tuple[Rows, Rows]:
-    """Returns where in ``known``, ascending, the wanted ids stand that are there, and which those are."""
-    places = np.searchsorted(known, wanted)
-    found = np.flatnonzero(places < len(known))
-    found = found[known[places[found]] == wanted[found]]
-    return places[found], found
