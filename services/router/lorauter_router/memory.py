@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import OrderedDict
 from dataclasses import dataclass
 
 from lorauter.routing.bm25 import Terms
 from lorauter.routing.decision import Decision, RouteOptions
 from lorauter.routing.model import Vector
-
-Key = tuple[str, str, bytes, RouteOptions]
-"""A snapshot's digest, the pool, the text's hash and the options: all that a decision depends on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,22 +28,29 @@ class DecisionMemory:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._known: OrderedDict[Key, Remembered] = OrderedDict()
+        self._known: OrderedDict[bytes, Remembered] = OrderedDict()
 
-    def recall(self, key: Key) -> Remembered | None:
+    def recall(self, key: bytes) -> Remembered | None:
         """Returns what was kept under ``key``."""
         found = self._known.get(key)
         if found is not None:
             self._known.move_to_end(key)
         return found
 
-    def keep(self, key: Key, made: Remembered) -> None:
+    def keep(self, key: bytes, made: Remembered) -> None:
         """Keeps a decision, and forgets the one that was longest not asked for where there are too many."""
         self._known[key] = made
         while len(self._known) > self._size:
             self._known.popitem(last=False)
 
 
-def key_of(snapshot: str, pool: str, text: str, options: RouteOptions) -> Key:
-    """Returns what a decision is kept under; of the text only a hash."""
-    return snapshot, pool, hashlib.blake2b(text.encode(), digest_size=16).digest(), options
+def key_of(snapshot: str, pool: str, text: str, options: RouteOptions) -> bytes:
+    """Returns what a decision is kept under: a hash of all that it depends on, which may be large.
+
+    ``snapshot`` is a snapshot's digest. Explanations are no part of it: such decisions are not kept.
+    """
+    restrictions = (
+        sorted(names) for names in (options.tags, options.exclude_tasks, options.exclude_adapters)
+    )
+    depends_on = [snapshot, pool, options.strategy, options.max_adapters, options.task_count, *restrictions]
+    return hashlib.blake2b(f"{json.dumps(depends_on)}\n{text}".encode(), digest_size=16).digest()

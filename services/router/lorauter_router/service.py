@@ -28,7 +28,7 @@ from lorauter.routing.decision import Decision, RouteOptions
 from lorauter.routing.strategies import strategy_named
 from lorauter.routing.strategies.strategy import Query
 from lorauter_router import metrics
-from lorauter_router.memory import DecisionMemory, Key, Remembered, key_of
+from lorauter_router.memory import DecisionMemory, Remembered, key_of
 from lorauter_router.ports import DecisionLog, Made, Narrower, Served, SnapshotSource
 
 MAX_BATCH = 256
@@ -101,7 +101,7 @@ class Asked:
 
     question: Question
     pool: CompiledPool
-    key: Key
+    key: bytes
     known: Remembered | None
     query: Query
     cached: bool = True
@@ -220,7 +220,8 @@ class RouterService:
             with _naming(number, questions):
                 pool = served.snapshot.compiled(question.pool)
             key = key_of(digest, pool.pool_id, question.text, question.options)
-            made.append(Asked(question, pool, key, self._memory.recall(key), _NO_QUERY))
+            known = None if question.options.explain else self._memory.recall(key)
+            made.append(Asked(question, pool, key, known, _NO_QUERY))
         return made
 
     async def _encoded(self, asked: Sequence[Asked], served: Served) -> list[Asked]:
@@ -313,10 +314,14 @@ class RouterService:
                 timings=timings,
             )
             answers.append(answer)
-            if made.is_exact != self._narrower.applies(each.pool):  # else the next search may find more
-                self._memory.keep(each.key, made)
+            self._keep(each, made)
             self._record(answer, each, made)
         return answers
+
+    def _keep(self, asked: Asked, made: Remembered) -> None:
+        is_final = made.is_exact != self._narrower.applies(asked.pool)  # else the next search may find more
+        if is_final and not asked.question.options.explain:
+            self._memory.keep(asked.key, made)
 
     def _record(self, answer: Answer, asked: Asked, made: Remembered) -> None:
         self._log.record(

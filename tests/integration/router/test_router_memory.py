@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from lorauter.encoder import Encoder
 from lorauter.router.v1 import router_pb2 as pb
+from lorauter.routing.decision import RouteOptions
+from lorauter_router.memory import key_of
 
 
 class CountingEncoder:
@@ -72,3 +74,30 @@ async def test_nothing_is_remembered_when_the_memory_is_switched_off(lab: Any) -
         first, second = [await router.route() for _ in range(2)]
         assert counting.texts == [lab.query] * 2
         assert decision(first) == decision(second)
+
+
+async def test_explanation_is_made_anew_when_its_decision_is_known(lab: Any) -> None:
+    async with lab.router_on(lab.index(1)) as router:
+        plain = await router.route()
+        for _ in range(2):
+            explained = await router.route(explain=True, why_not=["atlas"])
+            assert [said.adapter_id for said in explained.explanation.why_not] == ["atlas"]
+        again = await router.route()
+        assert not again.HasField("explanation")
+        assert decision(again) == decision(plain)
+
+
+def test_key_tells_all_that_a_decision_depends_on() -> None:
+    plain = RouteOptions()
+    others = [
+        RouteOptions(strategy="paper"),
+        RouteOptions(max_adapters=1),
+        RouteOptions(task_count=1),
+        RouteOptions(tags=frozenset({"a", "b"})),
+        RouteOptions(exclude_tasks=frozenset({"a", "b"})),
+        RouteOptions(exclude_adapters=frozenset({"a", "b"})),
+    ]
+    keys = [key_of("s", "p", "text", options) for options in (plain, *others)]
+    keys += [key_of("t", "p", "text", plain), key_of("s", "q", "text", plain), key_of("s", "p", "t", plain)]
+    assert len(set(keys)) == len(keys)
+    assert keys[4] == key_of("s", "p", "text", RouteOptions(tags=frozenset({"b", "a"})))
