@@ -122,22 +122,25 @@ def tgi_routes(gateway: Gateway, timeout_seconds: float, max_concurrent_requests
     @routes.get("/info")
     async def info() -> dict[str, Any]:
         """Describes what is served; the limits are those of a backend of the first pool."""
-        pool, limits = await gateway.describe()
-        return {
-            "model_id": pool.base_model,
-            "max_concurrent_requests": max_concurrent_requests,
-            "max_best_of": limits.max_best_of,
-            "max_stop_sequences": MAX_STOPS,
-            "max_input_tokens": limits.max_input_tokens,
-            "max_total_tokens": limits.max_total_tokens,
-            "validation_workers": 1,
-            "max_client_batch_size": 1,
-            "model_pipeline_tag": "text-generation",
-            "router": "lorauter-gateway",
-            "version": "1",
-        }
+        return {**await _described(gateway), "max_concurrent_requests": max_concurrent_requests}
 
     return routes
+
+
+async def _described(gateway: Gateway) -> dict[str, Any]:
+    pool, limits = await gateway.describe()
+    return {
+        "model_id": pool.base_model,
+        "max_best_of": limits.max_best_of,
+        "max_stop_sequences": MAX_STOPS,
+        "max_input_tokens": limits.max_input_tokens,
+        "max_total_tokens": limits.max_total_tokens,
+        "validation_workers": 1,
+        "max_client_batch_size": 1,
+        "model_pipeline_tag": "text-generation",
+        "router": "lorauter-gateway",
+        "version": "1",
+    }
 
 
 async def _events(stream: OpenStream, has_details: bool) -> AsyncIterator[str]:
