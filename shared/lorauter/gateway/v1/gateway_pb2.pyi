@@ -228,6 +228,8 @@ class Served(_message.Message):
     COMPOSITION_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
     DEGRADED_REASON_FIELD_NUMBER: _builtins.int
+    SERVED_NAME_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
     backend_id: _builtins.str
     """The backend's id."""
     backend_kind: _builtins.str
@@ -236,6 +238,14 @@ class Served(_message.Message):
     """How the adapters were put together."""
     degraded_reason: _builtins.str
     """Why this differs from the decision; empty if it does not."""
+    served_name: _builtins.str
+    """The name under which the backend served: that of a composite or adapter in
+    the adapter store. Empty for the base and for sets composed at every layer.
+    """
+    replica: _builtins.str
+    """The address of the replica that served, where the backend has several; else
+    its URL.
+    """
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_router_pb2.WeightedAdapter]:
         """The adapters with their weights; empty for the base."""
@@ -248,10 +258,12 @@ class Served(_message.Message):
         composition: Global___Composition.ValueType = ...,
         adapters: _abc.Iterable[_router_pb2.WeightedAdapter] | None = ...,
         degraded_reason: _builtins.str = ...,
+        served_name: _builtins.str = ...,
+        replica: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "backend_id", b"backend_id", "backend_kind", b"backend_kind", "composition", b"composition", "degraded_reason", b"degraded_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "backend_id", b"backend_id", "backend_kind", b"backend_kind", "composition", b"composition", "degraded_reason", b"degraded_reason", "replica", b"replica", "served_name", b"served_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,6 +21,58 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Fallback:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FallbackEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fallback.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FALLBACK_UNSPECIFIED: _Fallback.ValueType  # 0
+    """Same as DEGRADE."""
+    FALLBACK_DEGRADE: _Fallback.ValueType  # 1
+    """The next best is served, and the answer says so."""
+    FALLBACK_REFUSE: _Fallback.ValueType  # 2
+    """The request is refused."""
+
+class Fallback(_Fallback, metaclass=_FallbackEnumTypeWrapper):
+    """What happens to a decision that a backend cannot serve as it is."""
+
+FALLBACK_UNSPECIFIED: Fallback.ValueType  # 0
+"""Same as DEGRADE."""
+FALLBACK_DEGRADE: Fallback.ValueType  # 1
+"""The next best is served, and the answer says so."""
+FALLBACK_REFUSE: Fallback.ValueType  # 2
+"""The request is refused."""
+Global___Fallback: _TypeAlias = Fallback  # noqa: Y015
+
+class _ManifestPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ManifestPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ManifestPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MANIFEST_POLICY_UNSPECIFIED: _ManifestPolicy.ValueType  # 0
+    """Same as MANUAL."""
+    MANIFEST_POLICY_MANUAL: _ManifestPolicy.ValueType  # 1
+    """PublishPoolManifest alone."""
+    MANIFEST_POLICY_AUTO: _ManifestPolicy.ValueType  # 2
+    """The worker, too: it publishes a proposal that is expected to gain enough, and
+    not too soon after the last one.
+    """
+
+class ManifestPolicy(_ManifestPolicy, metaclass=_ManifestPolicyEnumTypeWrapper):
+    """Who publishes pool manifests."""
+
+MANIFEST_POLICY_UNSPECIFIED: ManifestPolicy.ValueType  # 0
+"""Same as MANUAL."""
+MANIFEST_POLICY_MANUAL: ManifestPolicy.ValueType  # 1
+"""PublishPoolManifest alone."""
+MANIFEST_POLICY_AUTO: ManifestPolicy.ValueType  # 2
+"""The worker, too: it publishes a proposal that is expected to gain enough, and
+not too soon after the last one.
+"""
+Global___ManifestPolicy: _TypeAlias = ManifestPolicy  # noqa: Y015
+
 class _UntypicalPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -288,6 +340,7 @@ class Pool(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The pool's id, 1 to 63 characters of [a-z0-9._-], first one of [a-z0-9]."""
     description: _builtins.str
@@ -324,6 +377,10 @@ class Pool(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed."""
 
+    @_builtins.property
+    def serving(self) -> Global___ServingPolicy:
+        """How decisions are served, and what TGI instances load."""
+
     def __init__(
         self,
         *,
@@ -340,14 +397,53 @@ class Pool(_message.Message):
         generation: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        serving: Global___ServingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "serving", b"serving", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "base_model", b"base_model", "base_revision", b"base_revision", "create_time", b"create_time", "description", b"description", "etag", b"etag", "generation", b"generation", "id", b"id", "modules", b"modules", "tokenizer_digest", b"tokenizer_digest", "untypical_policy", b"untypical_policy", "update_time", b"update_time", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "base_model", b"base_model", "base_revision", b"base_revision", "create_time", b"create_time", "description", b"description", "etag", b"etag", "generation", b"generation", "id", b"id", "modules", b"modules", "serving", b"serving", "tokenizer_digest", b"tokenizer_digest", "untypical_policy", b"untypical_policy", "update_time", b"update_time", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Pool: _TypeAlias = Pool  # noqa: Y015
+
+@_typing.final
+class ServingPolicy(_message.Message):
+    """How a pool's decisions are served, and what its TGI instances load."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FALLBACK_FIELD_NUMBER: _builtins.int
+    COMPOSE_ON_DEMAND_FIELD_NUMBER: _builtins.int
+    MANIFEST_POLICY_FIELD_NUMBER: _builtins.int
+    MANIFEST_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    fallback: Global___Fallback.ValueType
+    """What happens to a decision that a backend cannot serve as it is."""
+    compose_on_demand: _builtins.bool
+    """Whether compositions are written and loaded on vLLM when they are decided.
+    The request at hand does not wait: it is answered by the best single adapter.
+    """
+    manifest_policy: Global___ManifestPolicy.ValueType
+    """Who publishes manifests."""
+    manifest_memory_bytes: _builtins.int
+    """Memory for adapters on each TGI instance in bytes, for the worker's proposals.
+    0: it proposes none.
+    """
+    def __init__(
+        self,
+        *,
+        fallback: Global___Fallback.ValueType = ...,
+        compose_on_demand: _builtins.bool = ...,
+        manifest_policy: Global___ManifestPolicy.ValueType = ...,
+        manifest_memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compose_on_demand", b"compose_on_demand", "fallback", b"fallback", "manifest_memory_bytes", b"manifest_memory_bytes", "manifest_policy", b"manifest_policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServingPolicy: _TypeAlias = ServingPolicy  # noqa: Y015
 
 @_typing.final
 class LinearModule(_message.Message):
@@ -394,6 +490,7 @@ class CreatePoolRequest(_message.Message):
     MODULES_FIELD_NUMBER: _builtins.int
     UNTYPICAL_POLICY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id; see Pool."""
     description: _builtins.str
@@ -419,6 +516,10 @@ class CreatePoolRequest(_message.Message):
     def modules(self) -> _containers.RepeatedCompositeFieldContainer[Global___LinearModule]:
         """See Pool. Exclusive with `base_path`."""
 
+    @_builtins.property
+    def serving(self) -> Global___ServingPolicy:
+        """See Pool."""
+
     def __init__(
         self,
         *,
@@ -431,10 +532,11 @@ class CreatePoolRequest(_message.Message):
         modules: _abc.Iterable[Global___LinearModule] | None = ...,
         untypical_policy: Global___UntypicalPolicy.ValueType = ...,
         request_id: _builtins.str = ...,
+        serving: Global___ServingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "base_model", b"base_model", "base_path", b"base_path", "base_revision", b"base_revision", "description", b"description", "id", b"id", "modules", b"modules", "request_id", b"request_id", "untypical_policy", b"untypical_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "base_model", b"base_model", "base_path", b"base_path", "base_revision", b"base_revision", "description", b"description", "id", b"id", "modules", b"modules", "request_id", b"request_id", "serving", b"serving", "untypical_policy", b"untypical_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -529,6 +631,7 @@ class UpdatePoolRequest(_message.Message):
     REPLACE_ALIASES_FIELD_NUMBER: _builtins.int
     UNTYPICAL_POLICY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The pool's id."""
     etag: _builtins.str
@@ -545,6 +648,10 @@ class UpdatePoolRequest(_message.Message):
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Replaces the aliases if `replace_aliases` is true."""
 
+    @_builtins.property
+    def serving(self) -> Global___ServingPolicy:
+        """Replaces the policy as a whole. Absent: it stays as it is."""
+
     def __init__(
         self,
         *,
@@ -555,10 +662,11 @@ class UpdatePoolRequest(_message.Message):
         replace_aliases: _builtins.bool = ...,
         untypical_policy: Global___UntypicalPolicy.ValueType | None = ...,
         request_id: _builtins.str = ...,
+        serving: Global___ServingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_untypical_policy", b"_untypical_policy", "description", b"description", "untypical_policy", b"untypical_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_untypical_policy", b"_untypical_policy", "description", b"description", "serving", b"serving", "untypical_policy", b"untypical_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_untypical_policy", b"_untypical_policy", "aliases", b"aliases", "description", b"description", "etag", b"etag", "id", b"id", "replace_aliases", b"replace_aliases", "request_id", b"request_id", "untypical_policy", b"untypical_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_untypical_policy", b"_untypical_policy", "aliases", b"aliases", "description", b"description", "etag", b"etag", "id", b"id", "replace_aliases", b"replace_aliases", "request_id", b"request_id", "serving", b"serving", "untypical_policy", b"untypical_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
@@ -586,6 +694,7 @@ class Backend(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The backend's id; the same form as a pool's."""
     pool: _builtins.str
@@ -593,7 +702,9 @@ class Backend(_message.Message):
     kind: Global___BackendKind.ValueType
     """What it speaks."""
     url: _builtins.str
-    """Its base URL, http or https."""
+    """Its base URL, http or https. `dns+http://` in front of a name means that every
+    address behind it is a replica of its own (a headless service).
+    """
     state: Global___BackendState.ValueType
     """Whether it takes requests."""
     etag: _builtins.str
@@ -608,6 +719,10 @@ class Backend(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed."""
 
+    @_builtins.property
+    def limits(self) -> Global___BackendLimits:
+        """What each of its replicas can do."""
+
     def __init__(
         self,
         *,
@@ -620,14 +735,61 @@ class Backend(_message.Message):
         generation: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        limits: Global___BackendLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "limits", b"limits", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "generation", b"generation", "id", b"id", "kind", b"kind", "pool", b"pool", "state", b"state", "update_time", b"update_time", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "generation", b"generation", "id", b"id", "kind", b"kind", "limits", b"limits", "pool", b"pool", "state", b"state", "update_time", b"update_time", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Backend: _TypeAlias = Backend  # noqa: Y015
+
+@_typing.final
+class BackendLimits(_message.Message):
+    """What a replica of a backend can do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_SLOTS_FIELD_NUMBER: _builtins.int
+    MAX_RANK_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENT_REQUESTS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_PATH_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    adapter_slots: _builtins.int
+    """Adapters and composites that it holds at a time, where they are loaded at run
+    time: vLLM's `--max-cpu-loras`. 0 means 1, which is vLLM's default.
+    """
+    max_rank: _builtins.int
+    """The largest rank that it serves: vLLM's `--max-lora-rank`. 0 means its kind's
+    default: 16 for vLLM, 128 for TGI, any for an engine.
+    """
+    max_concurrent_requests: _builtins.int
+    """Requests that it works on at a time; over it the gateway refuses at once. 0:
+    what the server itself says, else the gateway's setting.
+    """
+    adapters_path: _builtins.str
+    """Where it finds the adapter store, an absolute path. Required to load adapters
+    at run time and for manifests. Empty means `/adapters`.
+    """
+    shards: _builtins.int
+    """Number of tensor-parallel shards, which TGI pads ranks by. 0 means 1."""
+    def __init__(
+        self,
+        *,
+        adapter_slots: _builtins.int = ...,
+        max_rank: _builtins.int = ...,
+        max_concurrent_requests: _builtins.int = ...,
+        adapters_path: _builtins.str = ...,
+        shards: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_slots", b"adapter_slots", "adapters_path", b"adapters_path", "max_concurrent_requests", b"max_concurrent_requests", "max_rank", b"max_rank", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackendLimits: _TypeAlias = BackendLimits  # noqa: Y015
 
 @_typing.final
 class RegisterBackendRequest(_message.Message):
@@ -640,6 +802,7 @@ class RegisterBackendRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id. An existing one is changed and made active again."""
     pool: _builtins.str
@@ -647,9 +810,13 @@ class RegisterBackendRequest(_message.Message):
     kind: Global___BackendKind.ValueType
     """What it speaks."""
     url: _builtins.str
-    """Its base URL."""
+    """Its base URL; see Backend."""
     request_id: _builtins.str
     """Makes the write idempotent."""
+    @_builtins.property
+    def limits(self) -> Global___BackendLimits:
+        """What each of its replicas can do."""
+
     def __init__(
         self,
         *,
@@ -658,10 +825,11 @@ class RegisterBackendRequest(_message.Message):
         kind: Global___BackendKind.ValueType = ...,
         url: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        limits: Global___BackendLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "pool", b"pool", "request_id", b"request_id", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "limits", b"limits", "pool", b"pool", "request_id", b"request_id", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3229,8 +3397,85 @@ class RevokeApiKeyRequest(_message.Message):
 Global___RevokeApiKeyRequest: _TypeAlias = RevokeApiKeyRequest  # noqa: Y015
 
 @_typing.final
+class ManifestMember(_message.Message):
+    """A part of a manifest's entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    adapter_id: _builtins.str
+    """The adapter's id."""
+    version: _builtins.int
+    """Its version."""
+    digest: _builtins.str
+    """The content address of its files."""
+    weight: _builtins.float
+    """Its weight; 1 where the entry is this adapter itself."""
+    def __init__(
+        self,
+        *,
+        adapter_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "digest", b"digest", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ManifestMember: _TypeAlias = ManifestMember  # noqa: Y015
+
+@_typing.final
+class ManifestEntry(_message.Message):
+    """What a TGI instance loads under one name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name, which is that of its folder in the adapter store: 64 hex digits for
+    an adapter as it is, `mix-` and 16 for a composite. An adapter whose rank TGI
+    would pad is written anew, as a composite of one.
+    """
+    rank: _builtins.int
+    """Its rank, one that TGI's kernels take without padding."""
+    size_bytes: _builtins.int
+    """Memory that it takes on each instance."""
+    gain: _builtins.float
+    """What the pool's expected score loses without it, given the others."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManifestMember]:
+        """What it adds to the base."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        members: _abc.Iterable[Global___ManifestMember] | None = ...,
+        rank: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        gain: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gain", b"gain", "members", b"members", "name", b"name", "rank", b"rank", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ManifestEntry: _TypeAlias = ManifestEntry  # noqa: Y015
+
+@_typing.final
 class PoolManifest(_message.Message):
-    """What a backend loads."""
+    """What the TGI instances of a pool load."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -3239,19 +3484,51 @@ class PoolManifest(_message.Message):
     ADAPTERS_FIELD_NUMBER: _builtins.int
     PUBLISHED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    EXPECTED_SHARE_FIELD_NUMBER: _builtins.int
+    PUBLISHED_SHARE_FIELD_NUMBER: _builtins.int
+    LORA_ADAPTERS_FIELD_NUMBER: _builtins.int
+    LAUNCHER_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    PUBLISH_TIME_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """`sha256:` of its content."""
     pool: _builtins.str
     """The pool."""
     published: _builtins.bool
     """Whether it is published."""
+    memory_bytes: _builtins.int
+    """Memory that the proposal was made for."""
+    size_bytes: _builtins.int
+    """Memory that the entries take."""
+    expected_share: _builtins.float
+    """Expected score with it, as a share of that with every adapter loaded, 0 to 1,
+    over the pool's tasks as the traffic has them.
+    """
+    published_share: _builtins.float
+    """The same of the manifest that was published when this one was proposed."""
+    lora_adapters: _builtins.str
+    """The value of TGI's `LORA_ADAPTERS`."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterVersion]:
-        """The adapters to load, best first."""
+        """The adapters that it serves singly, best first."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was proposed."""
+
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManifestEntry]:
+        """What instances load, best first."""
+
+    @_builtins.property
+    def launcher_arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Flags to start TGI's launcher with."""
+
+    @_builtins.property
+    def publish_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was published last."""
 
     def __init__(
         self,
@@ -3261,10 +3538,18 @@ class PoolManifest(_message.Message):
         adapters: _abc.Iterable[Global___AdapterVersion] | None = ...,
         published: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        entries: _abc.Iterable[Global___ManifestEntry] | None = ...,
+        memory_bytes: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        expected_share: _builtins.float = ...,
+        published_share: _builtins.float = ...,
+        lora_adapters: _builtins.str = ...,
+        launcher_arguments: _abc.Iterable[_builtins.str] | None = ...,
+        publish_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "publish_time", b"publish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "create_time", b"create_time", "digest", b"digest", "pool", b"pool", "published", b"published"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "create_time", b"create_time", "digest", b"digest", "entries", b"entries", "expected_share", b"expected_share", "launcher_arguments", b"launcher_arguments", "lora_adapters", b"lora_adapters", "memory_bytes", b"memory_bytes", "pool", b"pool", "publish_time", b"publish_time", "published", b"published", "published_share", b"published_share", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3282,7 +3567,7 @@ class ProposePoolManifestRequest(_message.Message):
     pool: _builtins.str
     """The pool."""
     memory_bytes: _builtins.int
-    """Memory for adapters in bytes."""
+    """Memory for adapters on each instance in bytes. 0: as the pool's policy says."""
     request_id: _builtins.str
     """Makes the write idempotent."""
     def __init__(
@@ -3302,7 +3587,7 @@ Global___ProposePoolManifestRequest: _TypeAlias = ProposePoolManifestRequest  # 
 
 @_typing.final
 class PublishPoolManifestRequest(_message.Message):
-    """Publishes a manifest."""
+    """Publishes a manifest: gateways serve from it what instances prove to have."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -3329,6 +3614,64 @@ class PublishPoolManifestRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PublishPoolManifestRequest: _TypeAlias = PublishPoolManifestRequest  # noqa: Y015
+
+@_typing.final
+class ListPoolManifestsRequest(_message.Message):
+    """Asks for a page of manifests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    pool: _builtins.str
+    """The pool."""
+    page_size: _builtins.int
+    """At most this many, 1 to 1,000; larger values are lowered. 0 means 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        pool: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "pool", b"pool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoolManifestsRequest: _TypeAlias = ListPoolManifestsRequest  # noqa: Y015
+
+@_typing.final
+class ListPoolManifestsResponse(_message.Message):
+    """A page of manifests, newest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MANIFESTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty on the last."""
+    @_builtins.property
+    def manifests(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolManifest]:
+        """The manifests."""
+
+    def __init__(
+        self,
+        *,
+        manifests: _abc.Iterable[Global___PoolManifest] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifests", b"manifests", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoolManifestsResponse: _TypeAlias = ListPoolManifestsResponse  # noqa: Y015
 
 @_typing.final
 class GetGenerationRequest(_message.Message):

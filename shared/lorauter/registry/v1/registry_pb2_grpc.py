@@ -233,6 +233,11 @@ class RegistryServiceStub:
                 request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.PublishPoolManifestRequest.SerializeToString,
                 response_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.PoolManifest.FromString,
                 _registered_method=True)
+        self.ListPoolManifests = channel.unary_unary(
+                '/lorauter.registry.v1.RegistryService/ListPoolManifests',
+                request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListPoolManifestsRequest.SerializeToString,
+                response_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListPoolManifestsResponse.FromString,
+                _registered_method=True)
         self.GetGeneration = channel.unary_unary(
                 '/lorauter.registry.v1.RegistryService/GetGeneration',
                 request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.GetGenerationRequest.SerializeToString,
@@ -528,6 +533,13 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPoolManifests(self, request, context):
+        """Lists the manifests of a pool, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetGeneration(self, request, context):
         """Returns the newest accepted generation and the newest published one.
         """
@@ -727,6 +739,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.PublishPoolManifest,
                     request_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.PublishPoolManifestRequest.FromString,
                     response_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.PoolManifest.SerializeToString,
+            ),
+            'ListPoolManifests': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPoolManifests,
+                    request_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListPoolManifestsRequest.FromString,
+                    response_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListPoolManifestsResponse.SerializeToString,
             ),
             'GetGeneration': grpc.unary_unary_rpc_method_handler(
                     servicer.GetGeneration,
@@ -1769,6 +1786,33 @@ class RegistryService:
             '/lorauter.registry.v1.RegistryService/PublishPoolManifest',
             lorauter_dot_registry_dot_v1_dot_registry__pb2.PublishPoolManifestRequest.SerializeToString,
             lorauter_dot_registry_dot_v1_dot_registry__pb2.PoolManifest.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPoolManifests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorauter.registry.v1.RegistryService/ListPoolManifests',
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.ListPoolManifestsRequest.SerializeToString,
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.ListPoolManifestsResponse.FromString,
             options,
             channel_credentials,
             insecure,

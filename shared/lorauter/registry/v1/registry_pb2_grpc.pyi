@@ -137,6 +137,8 @@ class RegistryServiceStub:
     """
     PublishPoolManifest: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PublishPoolManifestRequest, _registry_pb2.PoolManifest]
     """Publishes a proposed manifest. UNIMPLEMENTED until pool manifests ship."""
+    ListPoolManifests: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListPoolManifestsRequest, _registry_pb2.ListPoolManifestsResponse]
+    """Lists the manifests of a pool, newest first."""
     GetGeneration: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetGenerationRequest, _registry_pb2.GetGenerationResponse]
     """Returns the newest accepted generation and the newest published one."""
 
@@ -249,6 +251,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     PublishPoolManifest: _aio.UnaryUnaryMultiCallable[_registry_pb2.PublishPoolManifestRequest, _registry_pb2.PoolManifest]  # type: ignore[assignment]
     """Publishes a proposed manifest. UNIMPLEMENTED until pool manifests ship."""
+    ListPoolManifests: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListPoolManifestsRequest, _registry_pb2.ListPoolManifestsResponse]  # type: ignore[assignment]
+    """Lists the manifests of a pool, newest first."""
     GetGeneration: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetGenerationRequest, _registry_pb2.GetGenerationResponse]  # type: ignore[assignment]
     """Returns the newest accepted generation and the newest published one."""
 
@@ -586,6 +590,14 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.PoolManifest, _abc.Awaitable[_registry_pb2.PoolManifest]]:
         """Publishes a proposed manifest. UNIMPLEMENTED until pool manifests ship."""
+
+    @_abc_1.abstractmethod
+    def ListPoolManifests(
+        self,
+        request: _registry_pb2.ListPoolManifestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListPoolManifestsResponse, _abc.Awaitable[_registry_pb2.ListPoolManifestsResponse]]:
+        """Lists the manifests of a pool, newest first."""
 
     @_abc_1.abstractmethod
     def GetGeneration(

@@ -250,6 +250,7 @@ class WeightedAdapter(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
     adapter_id: _builtins.str
     """The adapter's id; `base` for the bare model."""
     version: _builtins.int
@@ -260,6 +261,8 @@ class WeightedAdapter(_message.Message):
     """The content address of the adapter's files: `sha256:` and 64 hex digits.
     Empty for the base.
     """
+    rank: _builtins.int
+    """Its LoRA rank; 0 for the base, and where it is not known."""
     def __init__(
         self,
         *,
@@ -267,10 +270,11 @@ class WeightedAdapter(_message.Message):
         version: _builtins.int = ...,
         weight: _builtins.float = ...,
         digest: _builtins.str = ...,
+        rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "digest", b"digest", "version", b"version", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "digest", b"digest", "rank", b"rank", "version", b"version", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -286,6 +290,7 @@ class BestSingle(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     EXPECTED_UTILITY_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
     adapter_id: _builtins.str
     """The adapter's id; `base` for the bare model."""
     version: _builtins.int
@@ -296,6 +301,8 @@ class BestSingle(_message.Message):
     """
     digest: _builtins.str
     """The content address of the adapter's files. Empty for the base."""
+    rank: _builtins.int
+    """Its LoRA rank; 0 for the base, and where it is not known."""
     def __init__(
         self,
         *,
@@ -303,10 +310,11 @@ class BestSingle(_message.Message):
         version: _builtins.int = ...,
         expected_utility: _builtins.float = ...,
         digest: _builtins.str = ...,
+        rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "digest", b"digest", "expected_utility", b"expected_utility", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "digest", b"digest", "expected_utility", b"expected_utility", "rank", b"rank", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -767,6 +775,7 @@ class RouteResponse(_message.Message):
     SEARCH_FIELD_NUMBER: _builtins.int
     ENCODER_DIGEST_FIELD_NUMBER: _builtins.int
     MEASURED_FIELD_NUMBER: _builtins.int
+    RUNNERS_UP_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """Names this decision in logs, headers and replays."""
     typicality: _builtins.float
@@ -818,6 +827,13 @@ class RouteResponse(_message.Message):
     def explanation(self) -> Global___Explanation:
         """Filled on request."""
 
+    @_builtins.property
+    def runners_up(self) -> _containers.RepeatedCompositeFieldContainer[Global___BestSingle]:
+        """What else may be served where `best_single` cannot be: single adapters and
+        the base, best first, at most 8, without `best_single`. Empty where the
+        action is not ADAPTERS.
+        """
+
     def __init__(
         self,
         *,
@@ -838,10 +854,11 @@ class RouteResponse(_message.Message):
         search: Global___SearchKind.ValueType = ...,
         encoder_digest: _builtins.str = ...,
         measured: _builtins.bool = ...,
+        runners_up: _abc.Iterable[Global___BestSingle] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["best_single", b"best_single", "explanation", b"explanation", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "action_reason", b"action_reason", "adapters", b"adapters", "best_single", b"best_single", "decision_id", b"decision_id", "encoder_digest", b"encoder_digest", "explanation", b"explanation", "generation", b"generation", "measured", b"measured", "pool", b"pool", "profile_digest", b"profile_digest", "search", b"search", "stale", b"stale", "strategy", b"strategy", "tasks", b"tasks", "timings", b"timings", "typicality", b"typicality"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "action_reason", b"action_reason", "adapters", b"adapters", "best_single", b"best_single", "decision_id", b"decision_id", "encoder_digest", b"encoder_digest", "explanation", b"explanation", "generation", b"generation", "measured", b"measured", "pool", b"pool", "profile_digest", b"profile_digest", "runners_up", b"runners_up", "search", b"search", "stale", b"stale", "strategy", b"strategy", "tasks", b"tasks", "timings", b"timings", "typicality", b"typicality"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1077,6 +1094,11 @@ class Backend(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    ADAPTER_SLOTS_FIELD_NUMBER: _builtins.int
+    MAX_RANK_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENT_REQUESTS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_PATH_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
     backend_id: _builtins.str
     """The backend's id."""
     kind: _builtins.str
@@ -1085,6 +1107,20 @@ class Backend(_message.Message):
     """Its base URL."""
     draining: _builtins.bool
     """Whether it takes no new requests."""
+    adapter_slots: _builtins.int
+    """Adapters and composites that it holds at a time, where they are loaded at run
+    time. 0 means 1.
+    """
+    max_rank: _builtins.int
+    """The largest rank that it serves. 0 means its kind's default: 16 for vLLM, 128
+    for TGI, any for an engine.
+    """
+    max_concurrent_requests: _builtins.int
+    """Requests that it works on at a time. 0: not known."""
+    adapters_path: _builtins.str
+    """Where it finds the adapter store, for kinds that load by path."""
+    shards: _builtins.int
+    """Number of tensor-parallel shards. 0 means 1."""
     def __init__(
         self,
         *,
@@ -1092,14 +1128,137 @@ class Backend(_message.Message):
         kind: _builtins.str = ...,
         url: _builtins.str = ...,
         draining: _builtins.bool = ...,
+        adapter_slots: _builtins.int = ...,
+        max_rank: _builtins.int = ...,
+        max_concurrent_requests: _builtins.int = ...,
+        adapters_path: _builtins.str = ...,
+        shards: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend_id", b"backend_id", "draining", b"draining", "kind", b"kind", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_slots", b"adapter_slots", "adapters_path", b"adapters_path", "backend_id", b"backend_id", "draining", b"draining", "kind", b"kind", "max_concurrent_requests", b"max_concurrent_requests", "max_rank", b"max_rank", "shards", b"shards", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Backend: _TypeAlias = Backend  # noqa: Y015
+
+@_typing.final
+class ServingPolicy(_message.Message):
+    """How a pool's decisions are served where a backend cannot do as decided."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUSE_DEGRADED_FIELD_NUMBER: _builtins.int
+    COMPOSE_ON_DEMAND_FIELD_NUMBER: _builtins.int
+    refuse_degraded: _builtins.bool
+    """Whether a decision that cannot be served as it is is refused. Else the next
+    best is served, and the answer says so.
+    """
+    compose_on_demand: _builtins.bool
+    """Whether compositions are written and loaded when they are decided. The
+    request at hand does not wait for that.
+    """
+    def __init__(
+        self,
+        *,
+        refuse_degraded: _builtins.bool = ...,
+        compose_on_demand: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compose_on_demand", b"compose_on_demand", "refuse_degraded", b"refuse_degraded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServingPolicy: _TypeAlias = ServingPolicy  # noqa: Y015
+
+@_typing.final
+class ManifestMember(_message.Message):
+    """A part of a composite."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """The content address of an adapter's files."""
+    weight: _builtins.float
+    """Its weight."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ManifestMember: _TypeAlias = ManifestMember  # noqa: Y015
+
+@_typing.final
+class ManifestEntry(_message.Message):
+    """What a TGI instance loads under one name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name, which is that of its folder in the adapter store: 64 hex digits for
+    an adapter, `mix-` and 16 for a composite.
+    """
+    rank: _builtins.int
+    """Its rank."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManifestMember]:
+        """What it adds to the base: one member of weight 1 is that adapter itself."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        members: _abc.Iterable[Global___ManifestMember] | None = ...,
+        rank: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "name", b"name", "rank", b"rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ManifestEntry: _TypeAlias = ManifestEntry  # noqa: Y015
+
+@_typing.final
+class Manifest(_message.Message):
+    """What TGI instances of a pool load at start-up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """`sha256:` of its content."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManifestEntry]:
+        """The entries."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        entries: _abc.Iterable[Global___ManifestEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Manifest: _TypeAlias = Manifest  # noqa: Y015
 
 @_typing.final
 class PoolSnapshot(_message.Message):
@@ -1114,6 +1273,8 @@ class PoolSnapshot(_message.Message):
     TASK_COUNT_FIELD_NUMBER: _builtins.int
     ADAPTER_COUNT_FIELD_NUMBER: _builtins.int
     PROFILE_DIGEST_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    MANIFESTS_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """The pool's id."""
     base_model: _builtins.str
@@ -1132,6 +1293,16 @@ class PoolSnapshot(_message.Message):
     def backends(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]:
         """Inference servers of the pool."""
 
+    @_builtins.property
+    def serving(self) -> Global___ServingPolicy:
+        """How decisions are served where a backend cannot do as decided."""
+
+    @_builtins.property
+    def manifests(self) -> _containers.RepeatedCompositeFieldContainer[Global___Manifest]:
+        """The manifests that instances may have loaded: the published one and the one
+        before it, newest first.
+        """
+
     def __init__(
         self,
         *,
@@ -1142,10 +1313,12 @@ class PoolSnapshot(_message.Message):
         task_count: _builtins.int = ...,
         adapter_count: _builtins.int = ...,
         profile_digest: _builtins.str = ...,
+        serving: Global___ServingPolicy | None = ...,
+        manifests: _abc.Iterable[Global___Manifest] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_count", b"adapter_count", "backends", b"backends", "base_model", b"base_model", "base_model_aliases", b"base_model_aliases", "pool", b"pool", "profile_digest", b"profile_digest", "task_count", b"task_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_count", b"adapter_count", "backends", b"backends", "base_model", b"base_model", "base_model_aliases", b"base_model_aliases", "manifests", b"manifests", "pool", b"pool", "profile_digest", b"profile_digest", "serving", b"serving", "task_count", b"task_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
