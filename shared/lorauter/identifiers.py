@@ -14,6 +14,7 @@ COMPOSITE_PREFIX = "mix-"
 
 RESERVED_ADAPTER_IDS = frozenset({"auto", BASE, "tgi", "dummy"})
 
+_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -35,6 +36,20 @@ def check_adapter_id(value: str, field: str = "id") -> str:
     if value in RESERVED_ADAPTER_IDS or value.startswith(COMPOSITE_PREFIX):
         raise InvalidArgument("RESERVED_ID", f"{field} {value!r} is reserved: choose another id", field=field)
     return value
+
+
+def backend_name(digest: str) -> str:
+    """Returns the name of an adapter's folder in the adapter store: the 64 hex digits of its digest.
+
+    Servers know the adapter by it. ``digest`` may lack its ``sha256:``. Raises InvalidArgument
+    (INVALID_DIGEST).
+    """
+    match = _DIGEST.fullmatch(digest)
+    if match is None:
+        raise InvalidArgument(
+            "INVALID_DIGEST", f"{digest[:80]!r} is not an adapter's digest: sha256: and 64 hex digits"
+        )
+    return match[1]
 
 
 def encode_generation(value: int) -> str:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from lorauter.errors import InvalidArgument, NotFound, UnprocessableRequest
+from lorauter.errors import NotFound, UnprocessableRequest
+from lorauter.identifiers import backend_name
 from lorauter.lora.check import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -30,7 +31,7 @@ STAGING_SECONDS = 3600.0
 """Staging folders older than this were left by a process that died."""
 
 _COPY_BYTES = 1024 * 1024
-_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
+_FOLDER = re.compile(r"[0-9a-f]{64}")
 
 
 def parse_digest(text: str) -> str:
@@ -38,12 +39,7 @@ def parse_digest(text: str) -> str:
 
     Raises InvalidArgument (INVALID_DIGEST).
     """
-    match = _DIGEST.fullmatch(text)
-    if match is None:
-        raise InvalidArgument(
-            "INVALID_DIGEST", f"{text[:80]!r} is not an adapter's digest: sha256: and 64 hex digits"
-        )
-    return f"sha256:{match[1]}"
+    return f"sha256:{backend_name(text)}"
 
 
 class AdapterStore:
@@ -83,7 +79,7 @@ class AdapterStore:
 
     def path(self, digest: str) -> Path:
         """Returns the folder of a stored adapter; raises NotFound (ADAPTER_NOT_STORED)."""
-        folder = self.root / parse_digest(digest).removeprefix("sha256:")
+        folder = self.root / backend_name(digest)
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             try:
                 regular = stat.S_ISREG((folder / name).lstat().st_mode)
@@ -117,11 +113,11 @@ class AdapterStore:
         if not self.root.is_dir():
             return []
         return sorted(
-            f"sha256:{entry.name}" for entry in self.root.iterdir() if _DIGEST.fullmatch(entry.name)
+            f"sha256:{entry.name}" for entry in self.root.iterdir() if _FOLDER.fullmatch(entry.name)
         )
 
     def _publish(self, staged: Path, digest: str) -> None:
-        target = self.root / digest.removeprefix("sha256:")
+        target = self.root / backend_name(digest)
         try:
             self.verify(digest)
             return
