@@ -47,6 +47,7 @@ UNSERVED = {
     "ListApiKeys": ("GET", "/v1/keys"),
     "RevokeApiKey": ("POST", "/v1/keys/k/revoke"),
     "ProposePoolManifest": ("POST", "/v1/pools/p/manifests"),
+    "ListPoolManifests": ("GET", "/v1/pools/p/manifests"),
     "PublishPoolManifest": ("POST", "/v1/pools/p/manifests/sha256:0/publish"),
 }
 
@@ -93,7 +94,8 @@ def twins(served: Any, operation: str) -> list[Twin]:
     pool = {"id": "p", "base_model": "tiny/base", "base_path": str(served.files.base())}
     task = {"id": "t", "pool": "p", "metric": "exact_match", "tags": ["x"], "prompt": {"format": "CHAT"}}
     rpc_task = {**task, "prompt": {"format": "PROMPT_FORMAT_CHAT"}}
-    engine = {"id": "e", "pool": "p", "url": "http://localhost:1"}
+    limits = {"max_rank": 16, "adapters_path": "/models/adapters", "shards": 2}
+    engine = {"id": "e", "pool": "p", "url": "dns+http://localhost:1", "limits": limits}
     affinities = {"affinities": [{"task_id": "t", "adapter_id": "base", "score": 0.5, "count": 2}]}
     page = {"page_size": 1}
     return [
@@ -102,10 +104,21 @@ def twins(served: Any, operation: str) -> list[Twin]:
         Twin("ListPools", page, "GET", "/v1/pools", query=page),
         Twin(
             "UpdatePool",
-            {"id": "p", "aliases": ["other/name"], "replace_aliases": True, "untypical_policy": 4},
+            {
+                "id": "p",
+                "aliases": ["other/name"],
+                "replace_aliases": True,
+                "untypical_policy": 4,
+                "serving": {"fallback": 2, "manifest_memory_bytes": "5000000000"},
+            },
             "PATCH",
             "/v1/pools/p",
-            {"aliases": ["other/name"], "untypical_policy": "ALL_ROUND", "replace_aliases": True},
+            {
+                "aliases": ["other/name"],
+                "untypical_policy": "ALL_ROUND",
+                "replace_aliases": True,
+                "serving": {"fallback": "REFUSE", "manifest_memory_bytes": 5_000_000_000},
+            },
         ),
         Twin("RegisterBackend", {**engine, "kind": 1}, "POST", "/v1/backends", {**engine, "kind": "ENGINE"}),
         Twin("ListBackends", {"pool": "p"}, "GET", "/v1/backends", query={"pool": "p"}),

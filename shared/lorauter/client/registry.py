@@ -117,6 +117,13 @@ class RegistryCalls:
 
     propose_pool_manifest = Unary("ProposePoolManifest", pb.ProposePoolManifestRequest, pb.PoolManifest)
     publish_pool_manifest = Unary("PublishPoolManifest", pb.PublishPoolManifestRequest, pb.PoolManifest)
+    list_pool_manifests = Listing(
+        "ListPoolManifests",
+        pb.ListPoolManifestsRequest,
+        pb.ListPoolManifestsResponse,
+        lambda page: page.manifests,
+        pb.PoolManifest,
+    )
 
     get_generation = Unary("GetGeneration", pb.GetGenerationRequest, pb.GetGenerationResponse, read=True)
 

@@ -65,6 +65,8 @@ class Pool(SQLModel, table=True):
     chat_format: dict[str, str] = _json(default_factory=dict)
     """The base's lorauter.lora.chat_format.ChatFormat; empty where it is not known."""
     untypical_policy: str = "ROUTE"
+    serving: dict[str, Any] = _json(default_factory=dict)
+    """The registry's ServingPolicy by its names; absent ones have their defaults."""
     pinned_profile: str = ""
     """Digest of the profile whose constants an operator restored; empty: fit at every change."""
     revision: int = 1
@@ -83,6 +85,8 @@ class Backend(SQLModel, table=True):
     pool: str
     kind: str
     url: str
+    limits: dict[str, Any] = _json(default_factory=dict)
+    """The registry's BackendLimits by their names; absent ones have their defaults."""
     state: str = "ACTIVE"
     revision: int = 1
     generation: int = _generation()

@@ -19,9 +19,12 @@ from lorauter.errors import InvalidArgument
 from lorauter.identifiers import check_adapter_id, check_id
 
 MAX_INT32 = 2**31 - 1
+MAX_INT64 = 2**63 - 1
 MAX_TAGS = 32
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
+
+_SCHEMES = ("http", "https", "dns+http", "dns+https")
 
 
 class Value(BaseModel):
@@ -81,13 +84,21 @@ def _alias(value: str) -> str:
 def _backend_url(value: str, info: ValidationInfo) -> str:
     try:
         parts = urlsplit(check_text(value, info))
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
     except ValueError:
         valid = False
+    if valid and parts.scheme == "dns+https":
+        raise InvalidArgument(
+            "INVALID_URL",
+            "url begins with dns+https://, but a certificate is for a name, not for each address behind it: "
+            "use https:// for the name as a whole, or dns+http://",
+            field="url",
+        )
     if not valid or parts.username or parts.password or parts.query or parts.fragment:
         raise InvalidArgument(
             "INVALID_URL",
-            "url is not a base URL: use http:// or https://, a host, a port and a path, and no credentials",
+            "url is not a base URL: use http://, https:// or dns+http://, a host, a port and a path, and no "
+            "credentials",
             field="url",
         )
     return value.rstrip("/")

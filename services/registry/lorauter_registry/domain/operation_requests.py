@@ -11,10 +11,9 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from lorauter.errors import InvalidArgument
-from lorauter_registry.domain.fields import Id, Text, WriteRequest
+from lorauter_registry.domain.fields import MAX_INT64, Id, Text, WriteRequest
 from lorauter_registry.domain.requests import ListOfPool
 
-MAX_INT64 = 2**63 - 1
 MAX_DURATION = timedelta(days=3_650)
 
 

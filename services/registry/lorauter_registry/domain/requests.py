@@ -5,9 +5,9 @@ A class is named as its RPC; field names, bounds and meanings are the protos'.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from lorauter.errors import InvalidArgument
 from lorauter_registry.domain.fields import (
@@ -27,16 +27,14 @@ from lorauter_registry.domain.fields import (
     WriteRequest,
 )
 from lorauter_registry.domain.resources import BackendKind, PromptFormat, UntypicalPolicy
+from lorauter_registry.domain.serving import (
+    BackendLimits,
+    ServingPolicy,
+    check_limits,
+    default_for_unspecified,
+)
 
-
-def _default_for_unspecified(default: str) -> BeforeValidator:
-    def replace(value: Any) -> Any:
-        return default if value in ("", "UNSPECIFIED") else value
-
-    return BeforeValidator(replace)
-
-
-Policy = Annotated[UntypicalPolicy, _default_for_unspecified("ROUTE")]
+Policy = Annotated[UntypicalPolicy, default_for_unspecified("ROUTE")]
 Feature = Annotated[int, Field(ge=1, le=MAX_INT32)]
 Revision = Annotated[Text, Field(max_length=128)]
 
@@ -66,6 +64,7 @@ class CreatePool(WriteRequest):
     aliases: BaseAliases = ()
     modules: Annotated[tuple[LinearModuleInput, ...], Field(max_length=100_000)] = ()
     untypical_policy: Policy = UntypicalPolicy.ROUTE
+    serving: ServingPolicy = ServingPolicy()
 
 
 class PoolChange(Change):
@@ -75,6 +74,7 @@ class PoolChange(Change):
     aliases: BaseAliases = ()
     replace_aliases: bool = False
     untypical_policy: Policy | None = None
+    serving: ServingPolicy | None = None
 
 
 class UpdatePool(PoolChange):
@@ -89,6 +89,12 @@ class BackendInput(WriteRequest):
     pool: Id
     kind: BackendKind
     url: BackendUrl
+    limits: BackendLimits = BackendLimits()
+
+    @model_validator(mode="after")
+    def _limits_suit_kind(self) -> Self:
+        check_limits(self.kind, self.limits)
+        return self
 
 
 class RegisterBackend(BackendInput):
@@ -106,7 +112,7 @@ class DrainBackend(Change):
 class PromptInput(Value):
     """How prompts are built."""
 
-    format: Annotated[PromptFormat, _default_for_unspecified("RAW")] = PromptFormat.RAW
+    format: Annotated[PromptFormat, default_for_unspecified("RAW")] = PromptFormat.RAW
     system: Annotated[Text, Field(max_length=32_768)] = ""
 
     @model_validator(mode="after")

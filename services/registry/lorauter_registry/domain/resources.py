@@ -7,6 +7,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from lorauter_registry.domain.fields import Moment, Value
+from lorauter_registry.domain.serving import BackendLimits, ServingPolicy
 
 
 class UntypicalPolicy(StrEnum):
@@ -95,6 +96,7 @@ class Pool(Value):
     aliases: tuple[str, ...]
     modules: tuple[LinearModule, ...]
     untypical_policy: UntypicalPolicy
+    serving: ServingPolicy = ServingPolicy()
     etag: str
     generation: str
     create_time: Moment
@@ -109,6 +111,7 @@ class Backend(Value):
     kind: BackendKind
     url: str
     state: BackendState
+    limits: BackendLimits = BackendLimits()
     etag: str
     generation: str
     create_time: Moment

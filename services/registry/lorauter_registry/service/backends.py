@@ -32,11 +32,12 @@ class Backends(Part):
                 raise AlreadyExists(
                     "BACKEND_EXISTS", f"backend {request.id!r} serves pool {row.pool!r}: choose another id"
                 )
-            elif (row.kind, row.url, row.state) == (request.kind, request.url, "ACTIVE"):
+            elif _is_registered(row, request):
                 tx.withdraw()
                 return backend_of(row)
             else:
                 row.kind, row.url, row.state = request.kind, request.url, "ACTIVE"
+                row.limits = request.limits.model_dump(mode="json")
                 touch(row, tx)
             tx.owe("index", row.pool)
             return backend_of(row)
@@ -83,9 +84,20 @@ class Backends(Part):
             pool=request.pool,
             kind=request.kind,
             url=request.url,
+            limits=request.limits.model_dump(mode="json"),
             generation=tx.generation,
             create_time=tx.now,
             update_time=tx.now,
         )
         tx.session.add(row)
         return row
+
+
+def _is_registered(row: tables.Backend, request: RegisterBackend) -> bool:
+    known = backend_of(row)
+    return (known.kind, known.url, known.limits, row.state) == (
+        request.kind,
+        request.url,
+        request.limits,
+        "ACTIVE",
+    )

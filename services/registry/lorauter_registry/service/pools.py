@@ -55,6 +55,7 @@ class Pools(Part):
                 modules={name: list(shape) for name, shape in base.modules.items()},
                 chat_format=base.chat_format,
                 untypical_policy=request.untypical_policy,
+                serving=request.serving.model_dump(mode="json"),
                 generation=tx.generation,
                 create_time=tx.now,
                 update_time=tx.now,
@@ -96,6 +97,8 @@ class Pools(Part):
                 row.aliases = list(request.aliases)
             if request.untypical_policy is not None:
                 row.untypical_policy = request.untypical_policy
+            if request.serving is not None:
+                row.serving = request.serving.model_dump(mode="json")
             touch(row, tx)
             tx.owe("index", row.id)
             return pool_of(row)

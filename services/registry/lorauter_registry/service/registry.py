@@ -38,7 +38,7 @@ class Unserved:
             "pool manifests are not served yet: choose what a backend loads by hand",
         )
 
-    publish_pool_manifest = propose_pool_manifest
+    publish_pool_manifest = list_pool_manifests = propose_pool_manifest
 
 
 class Registry(

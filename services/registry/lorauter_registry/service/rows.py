@@ -30,6 +30,7 @@ from lorauter_registry.domain.resources import (
     TaskState,
     UntypicalPolicy,
 )
+from lorauter_registry.domain.serving import BackendLimits, ServingPolicy
 from lorauter_registry.service.base import Resource, etag_of
 
 
@@ -57,6 +58,7 @@ def pool_of(row: tables.Pool) -> Pool:
             for name, shape in sorted(row.modules.items())
         ),
         untypical_policy=UntypicalPolicy(row.untypical_policy),
+        serving=ServingPolicy.model_validate(row.serving),
         **_common(row),
     )
 
@@ -69,6 +71,7 @@ def backend_of(row: tables.Backend) -> Backend:
         kind=BackendKind(row.kind),
         url=row.url,
         state=BackendState(row.state),
+        limits=BackendLimits.model_validate(row.limits),
         **_common(row),
     )
 

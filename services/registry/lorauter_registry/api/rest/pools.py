@@ -46,7 +46,7 @@ async def get_pool(pool_id: str, http: Reading) -> Pool:
 
 @router.patch("/v1/pools/{pool_id}", tags=["pools"])
 async def update_pool(pool_id: str, body: PoolChange, http: Writing) -> Pool:
-    """Changes a pool. Absent fields stay as they are; given aliases replace the old ones."""
+    """Changes a pool. Absent fields stay as they are; aliases and serving are replaced as a whole."""
     return await http.write(http.registry.update_pool, UpdatePool, body, id=pool_id)
 
 
@@ -54,6 +54,12 @@ async def update_pool(pool_id: str, body: PoolChange, http: Writing) -> Pool:
 async def propose_pool_manifest(pool_id: str, http: Reading) -> None:
     """Proposes which adapters each backend loads. Not served yet."""
     await http.read(http.registry.propose_pool_manifest, Anything, pool=pool_id)
+
+
+@router.get("/v1/pools/{pool_id}/manifests", tags=["pools"])
+async def list_pool_manifests(pool_id: str, http: Reading) -> None:
+    """Lists the manifests of a pool, newest first. Not served yet."""
+    await http.read(http.registry.list_pool_manifests, Anything, pool=pool_id)
 
 
 @router.post("/v1/pools/{pool_id}/manifests/{digest}/publish", tags=["pools"])
@@ -64,13 +70,13 @@ async def publish_pool_manifest(pool_id: str, digest: str, http: Reading) -> Non
 
 @router.post("/v1/backends", status_code=201, tags=["backends"])
 async def register_backend(body: RegisterBackend, http: Writing) -> Backend:
-    """Registers an inference server for a pool, or changes its URL."""
+    """Registers an inference server for a pool, or changes its URL and limits."""
     return await http.write(http.registry.register_backend, RegisterBackend, body)
 
 
 @router.put("/v1/backends/{backend_id}", tags=["backends"])
 async def put_backend(backend_id: str, body: BackendInput, http: Writing) -> Backend:
-    """Registers an inference server under its id, or changes its URL."""
+    """Registers an inference server under its id, or changes its URL and limits."""
     return await http.write(http.registry.register_backend, RegisterBackend, body, id=backend_id)
 
 
