@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -91,6 +92,11 @@ class Settings(ServiceSettings):
     )
     index_timeout_seconds: float = Field(
         10.0, ge=1, le=120, description="How long one call to the index may take."
+    )
+    adapter_store: Path | None = Field(
+        None,
+        description="Folder of the registry's adapter store, where workers of `index` write composites. "
+        "Without it they write none.",
     )
 
     @field_validator("queues", mode="before")
