@@ -11,7 +11,19 @@ from qdrant_client import QdrantClient, models
 from lorauter.errors import LorauterError, NotFound, Unavailable
 from lorauter.index import ExampleSet, MemoryIndex, QdrantIndex, SnapshotIndex, canonical, root_digest
 from lorauter.index.codec import marker_id
-from lorauter.routing.model import Adapter, Affinity, Backend, Composition, Pool, Profile, Snapshot, Task
+from lorauter.routing.model import (
+    Adapter,
+    Affinity,
+    Backend,
+    Composition,
+    Manifest,
+    ManifestEntry,
+    Pool,
+    Profile,
+    Serving,
+    Snapshot,
+    Task,
+)
 
 KINDS = ["memory", "local", "process", *(["server"] if os.environ.get("QDRANT_URL") else [])]
 ENCODER, OTHER = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
@@ -33,6 +45,14 @@ def tenant() -> str:
     return f"t{uuid.uuid4().hex[:12]}"
 
 
+BACKENDS = (
+    Backend("engine", "ENGINE", "http://127.0.0.1:1", draining=False),
+    Backend("vllm", "vllm", "dns+http://vllm:8000", True, 8, 64, 128, "/models/adapters", 2),
+)
+MANIFESTS = (
+    Manifest("sha256:new", (ManifestEntry("mix-1", (("sha256:22", 2 / 3), ("sha256:11", 1 / 3)), 32),)),
+    Manifest("sha256:old", (ManifestEntry("22" * 32, (("sha256:22", 1.0),), 16),)),
+)
 SCATTER = np.array([1.0, -0.25, 1 / 3], dtype=np.float16)
 
 
@@ -59,10 +79,12 @@ def snapshot(tenant: str, generation: int, tasks, encoder: str = ENCODER, scatte
         profile=Profile("sha256:p", {"tau": 0.1, "k": 3.0}, {"loo_top1": 1 / 3}, scatter),
         tasks=tuple(tasks),
         adapters=(
-            Adapter("b", 2, "sha256:22", routable=True, aliases=("champion",)),
+            Adapter("b", 2, "sha256:22", routable=True, aliases=("champion",), rank=16),
             Adapter("a", 1, "sha256:11", routable=False, pins_until=1.5, refusal="RETIRED", successor="b"),
         ),
-        backends=(Backend("engine", "ENGINE", "http://127.0.0.1:1", draining=False),),
+        backends=BACKENDS,
+        serving=Serving(refuse_degraded=True, compose_on_demand=True),
+        manifests=MANIFESTS,
     )
     return Snapshot(tenant, generation, "", encoder, {"main": pool})
 
@@ -111,6 +133,10 @@ def test_read_returns_every_field_when_published(index, tenant):
     assert pool.tasks[2].terms == {}
     assert [a.adapter_id for a in pool.adapters] == ["a", "b"]
     assert pool.adapters[0] == Adapter("a", 1, "sha256:11", False, (), 1.5, "RETIRED", "b")
+    assert pool.adapters[1].rank == 16
+    assert pool.backends == BACKENDS
+    assert pool.serving == Serving(refuse_degraded=True, compose_on_demand=True)
+    assert pool.manifests == MANIFESTS
     assert pool.profile == Profile("sha256:p", {"k": 3.0, "tau": 0.1}, {"loo_top1": 1 / 3})
     assert pool.profile.scatter.tolist() == SCATTER.tolist()
     assert index.published(tenant) == (5, got.digest)
@@ -310,9 +336,9 @@ def test_aliases_name_the_collections_of_the_encoder_when_published(tenant):
     index.publish(snapshot(tenant, 2, [task(1, dimension=4)], encoder=OTHER), [])
     held = {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
     assert held == {
-        "tasks": "lorauter-tasks-cdcdcdcdcdcd-v4",
-        "examples": "lorauter-examples-cdcdcdcdcdcd-v4",
-        "profiles": "lorauter-profiles-v4",
+        "tasks": "lorauter-tasks-cdcdcdcdcdcd-v5",
+        "examples": "lorauter-examples-cdcdcdcdcdcd-v5",
+        "profiles": "lorauter-profiles-v5",
     }
 
 
@@ -328,8 +354,8 @@ def test_collections_go_when_no_tenant_is_of_their_encoder_any_more(tenant):
     assert index.drop_former(unused_seconds=3600) == 0
     assert index.drop_former(unused_seconds=0) == 2
     names = {collection.name for collection in client.get_collections().collections}
-    assert {name for name in names if "abababababab" in name} == {"theirs-lorauter-tasks-abababababab-v4"} | {
-        "theirs-lorauter-examples-abababababab-v4"
+    assert {name for name in names if "abababababab" in name} == {"theirs-lorauter-tasks-abababababab-v5"} | {
+        "theirs-lorauter-examples-abababababab-v5"
     }
     assert index.read(tenant).encoder_digest == OTHER
     publish(index, snapshot(tenant, 3, [task(1)]))

@@ -19,8 +19,11 @@ from lorauter.routing.model import (
     Affinity,
     Backend,
     Composition,
+    Manifest,
+    ManifestEntry,
     Pool,
     Profile,
+    Serving,
     Snapshot,
     Task,
     Vector,
@@ -29,7 +32,7 @@ from lorauter.routing.whitening import Packed
 
 Payload = dict[str, Any]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Version of the points' layout; a new one means new collections."""
 
 _NAMESPACE = uuid.UUID("6f7dfc62-6d2a-5a0f-9d5b-4a1b3a2f0c11")
@@ -255,6 +258,8 @@ def _encode_pool(pool: Pool, points: list[str], scatter: str | None) -> Payload:
         },
         "adapters": [{**dataclasses.asdict(a), "aliases": sorted(a.aliases)} for a in adapters],
         "backends": [dataclasses.asdict(backend) for backend in backends],
+        "serving": dataclasses.asdict(pool.serving),
+        "manifests": [_encode_manifest(manifest) for manifest in pool.manifests],
         "tasks": points,
     }
 
@@ -275,7 +280,25 @@ def _decode_pool(pool: Payload, parts: Parts) -> Pool:
         tasks=tuple(parts.tasks[id_] for id_ in pool["tasks"]),
         adapters=tuple(_decode_adapter(adapter) for adapter in pool["adapters"]),
         backends=tuple(Backend(**backend) for backend in pool["backends"]),
+        serving=Serving(**pool["serving"]),
+        manifests=tuple(_decode_manifest(manifest) for manifest in pool["manifests"]),
     )
+
+
+def _encode_manifest(manifest: Manifest) -> Payload:
+    entries = [
+        [each.name, each.rank, [[digest, float(weight)] for digest, weight in each.members]]
+        for each in manifest.entries
+    ]
+    return {"digest": manifest.digest, "entries": entries}
+
+
+def _decode_manifest(payload: Payload) -> Manifest:
+    entries = (
+        ManifestEntry(name, tuple((digest, float(weight)) for digest, weight in members), int(rank))
+        for name, rank, members in payload["entries"]
+    )
+    return Manifest(payload["digest"], tuple(entries))
 
 
 def _encode_scatter(tenant: str, scatter: Packed | None) -> dict[str, Payload]:

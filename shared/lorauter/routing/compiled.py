@@ -18,11 +18,15 @@ from lorauter.routing.whitening import middle, unpacked, whitener
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """What may serve a query: a version of an adapter, or the base (version 0, no digest)."""
+    """What may serve a query: a version of an adapter, or the base (version 0, no digest).
+
+    ``rank`` is 0 for the base, and where it is not known.
+    """
 
     adapter_id: str
     version: int
     digest: str
+    rank: int = 0
 
     @property
     def is_base(self) -> bool:
@@ -85,7 +89,11 @@ def compile_pool(pool: Pool) -> CompiledPool:
     """Returns ``pool`` laid out for decisions; affinities of versions that are not routable are left out."""
     tasks = tuple(sorted(pool.tasks, key=lambda task: task.task_id))
     routable = sorted(
-        (Arm(a.adapter_id, a.version, a.digest) for a in pool.adapters if a.routable and not a.refusal),
+        (
+            Arm(adapter.adapter_id, adapter.version, adapter.digest, adapter.rank)
+            for adapter in pool.adapters
+            if adapter.routable and not adapter.refusal
+        ),
         key=lambda arm: (arm.adapter_id, arm.version),
     )
     arms = (Arm(BASE, 0, ""), *routable)

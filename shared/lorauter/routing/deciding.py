@@ -21,6 +21,7 @@ from lorauter.routing.decision import (
 from lorauter.routing.explaining import explain, explain_nothing
 from lorauter.routing.fitting import UNTYPICAL_BELOW
 from lorauter.routing.model import Pool, Vector
+from lorauter.routing.ranking import runners_up
 from lorauter.routing.representation import unit
 from lorauter.routing.strategies import strategy_named
 from lorauter.routing.strategies.strategy import (
@@ -70,6 +71,7 @@ def decide(pool: CompiledPool | Pool, query: Query | Vector, options: RouteOptio
         tasks=_matches(question, choice, options.task_count),
         typicality=choice.typicality,
         measured=choice.composition is not None or int(np.count_nonzero(kept)) <= 1,
+        runners_up=runners_up(question, choice) if action is Action.ADAPTERS else (),
     )
     if not options.explain:
         return decision

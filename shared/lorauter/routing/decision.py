@@ -13,6 +13,7 @@ DEFAULT_STRATEGY = "default"
 DEFAULT_MAX_ADAPTERS = 3
 MOST_ADAPTERS = 16
 MOST_WHY_NOT = 8
+MOST_RUNNERS_UP = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,8 @@ class Decision:
     is empty unless ``action`` is ADAPTERS. ``best_single`` serves where only one arm can be served.
     ``typicality`` is the share (0..1) of known queries that are less like their nearest task. ``measured``:
     whether what is to be served was measured as it is: one arm, or a composition that beat the best single.
+    ``runners_up``: what else may serve where ``best_single`` cannot, with its expected share of the best
+    score (0..1), best first, at most 8; none unless ``action`` is ADAPTERS.
     """
 
     strategy: str
@@ -185,4 +188,5 @@ class Decision:
     tasks: tuple[TaskMatch, ...]
     typicality: float
     measured: bool = True
+    runners_up: tuple[tuple[Arm, float], ...] = ()
     explanation: Explanation | None = field(default=None)

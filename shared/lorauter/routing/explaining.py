@@ -22,7 +22,8 @@ from lorauter.routing.decision import (
     WhyNot,
 )
 from lorauter.routing.model import Adapter, Affinity
-from lorauter.routing.strategies.strategy import Choice, Considered, Floats, Question, Rows
+from lorauter.routing.ranking import ranked
+from lorauter.routing.strategies.strategy import Choice, Considered, Floats, Question
 
 MAX_EVIDENCE = 64
 """Most affinities, and most candidates, in an explanation."""
@@ -38,14 +39,13 @@ def explain(
 
     ``asked`` are the adapters to say something about.
     """
-    rows = np.flatnonzero(choice.known)
-    ranked = rows[np.lexsort((rows, -choice.utilities[rows]))]
+    best = ranked(question, choice, choice.known, MAX_EVIDENCE)
     return Explanation(
         constants=dict(choice.constants),
         affinities=_affinities(question.pool, [match.task_id for match in decision.tasks]),
-        candidates=tuple(_candidate(question, choice, kept, int(row)) for row in ranked[:MAX_EVIDENCE]),
+        candidates=tuple(_candidate(question, choice, kept, row) for row in best),
         origins=_origins(question, choice, kept),
-        next_best=_next_best(question, choice, kept, decision, ranked),
+        next_best=_next_best(question, choice, kept, decision, best),
         why_not=tuple(_why_not(question, choice, kept, decision, name) for name in dict.fromkeys(asked)),
         compositions=tuple(_measured_set(question, decision, each) for each in choice.considered),
     )
@@ -150,10 +150,10 @@ def _measured_set(question: Question, decision: Decision, each: Considered) -> M
 
 
 def _next_best(
-    question: Question, choice: Choice, kept: Floats, decision: Decision, ranked: Rows
+    question: Question, choice: Choice, kept: Floats, decision: Decision, best: Sequence[int]
 ) -> NextBest | None:
     served = 0 if decision.action is Action.BASE else choice.single
-    row = next((int(row) for row in ranked if kept[row] == 0 and row != served), None)
+    row = next((row for row in best if kept[row] == 0 and row != served), None)
     if row is None:
         return None
     utility = _utility(choice, row)

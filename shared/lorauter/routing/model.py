@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float32]
 
+ADAPTERS_PATH = "/adapters"
+"""Where a backend finds the adapter store if nobody says otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Affinity:
@@ -85,7 +88,7 @@ class Adapter:
 
     ``routable`` versions take part in decisions; the others may only be pinned (until
     ``pins_until``, Unix seconds, where it is not None). ``refusal`` is a reason why even pins are
-    refused, with ``successor`` where there is one.
+    refused, with ``successor`` where there is one. ``rank``: of its LoRA, 0 where it is not known.
     """
 
     adapter_id: str
@@ -96,16 +99,58 @@ class Adapter:
     pins_until: float | None = None
     refusal: str = ""
     successor: str = ""
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """An inference server of a pool."""
+    """An inference server of a pool, and what each of its replicas can do.
+
+    0 means 1 adapter slot, the kind's own ``max_rank``, that it is not known how many requests run at a time,
+    and 1 shard. ``adapters_path`` is where it finds the adapter store.
+    """
 
     backend_id: str
     kind: str
     url: str
     draining: bool
+    adapter_slots: int = 0
+    max_rank: int = 0
+    max_concurrent_requests: int = 0
+    adapters_path: str = ADAPTERS_PATH
+    shards: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How decisions are served where a backend cannot do as decided.
+
+    ``refuse_degraded``: whether the request is refused then. ``compose_on_demand``: whether compositions are
+    written and loaded when they are decided.
+    """
+
+    refuse_degraded: bool = False
+    compose_on_demand: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestEntry:
+    """What a TGI instance loads under ``name``, its folder in the adapter store.
+
+    ``members``: (digest, weight); one of weight 1 is that adapter itself. ``rank`` is the entry's own.
+    """
+
+    name: str
+    members: tuple[tuple[str, float], ...]
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What TGI instances of a pool load at start-up; ``digest`` is that of its content."""
+
+    digest: str
+    entries: tuple[ManifestEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +169,11 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pool:
-    """A base model with its tasks, adapters, backends and routing profile."""
+    """A base model with its tasks, adapters, backends and routing profile.
+
+    ``manifests`` are those that instances may have loaded: the published one and the one before it, newest
+    first.
+    """
 
     pool_id: str
     base_model: str
@@ -134,6 +183,8 @@ class Pool:
     tasks: tuple[Task, ...]
     adapters: tuple[Adapter, ...]
     backends: tuple[Backend, ...]
+    serving: Serving = Serving()
+    manifests: tuple[Manifest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

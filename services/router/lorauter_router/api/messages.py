@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from lorauter.errors import InvalidArgument
@@ -20,7 +21,7 @@ from lorauter.routing.decision import (
     RouteOptions,
     WhyNot,
 )
-from lorauter.routing.model import Adapter, Pool
+from lorauter.routing.model import Adapter, Manifest, Pool
 from lorauter.routing.text import routed_text
 from lorauter_router.service import Answer, Question, SearchKind
 
@@ -98,6 +99,9 @@ def decided(
     return pb.RouteResponse(
         adapters=[pb.WeightedAdapter(weight=item.weight, **_arm(item.arm)) for item in decision.adapters],
         best_single=pb.BestSingle(expected_utility=decision.expected_utility, **_arm(decision.best_single)),
+        runners_up=[
+            pb.BestSingle(expected_utility=utility, **_arm(arm)) for arm, utility in decision.runners_up
+        ],
         tasks=[
             pb.TaskMatch(
                 task_id=match.task_id,
@@ -127,6 +131,7 @@ def resolved_of(pool_id: str, adapter: Adapter, generation: str) -> pb.ResolveAd
         adapter_id=adapter.adapter_id,
         version=adapter.version,
         digest=adapter.digest,
+        rank=adapter.rank,
         generation=generation,
     )
 
@@ -137,13 +142,26 @@ def pool_snapshot_of(pool: Pool, servable_count: int) -> pb.PoolSnapshot:
         pool=pool.pool_id,
         base_model=pool.base_model,
         base_model_aliases=pool.base_model_aliases,
-        backends=[
-            pb.Backend(backend_id=b.backend_id, kind=b.kind, url=b.url, draining=b.draining)
-            for b in pool.backends
-        ],
+        backends=[pb.Backend(**dataclasses.asdict(backend)) for backend in pool.backends],
         task_count=len(pool.tasks),
         adapter_count=servable_count,
         profile_digest=pool.profile.digest,
+        serving=pb.ServingPolicy(**dataclasses.asdict(pool.serving)),
+        manifests=[_manifest(manifest) for manifest in pool.manifests],
+    )
+
+
+def _manifest(manifest: Manifest) -> pb.Manifest:
+    return pb.Manifest(
+        digest=manifest.digest,
+        entries=[
+            pb.ManifestEntry(
+                name=entry.name,
+                rank=entry.rank,
+                members=[pb.ManifestMember(digest=digest, weight=weight) for digest, weight in entry.members],
+            )
+            for entry in manifest.entries
+        ],
     )
 
 
@@ -157,7 +175,7 @@ def snapshot_of(
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
-    return {"adapter_id": arm.adapter_id, "version": arm.version, "digest": arm.digest}
+    return {"adapter_id": arm.adapter_id, "version": arm.version, "digest": arm.digest, "rank": arm.rank}
 
 
 def explanation_of(explanation: Explanation, text: str) -> pb.Explanation:

@@ -19,6 +19,7 @@ class Version:
     state: str
     pins_until: datetime | None = None
     successor: str = ""
+    rank: int = 0
 
 
 REFUSALS = {"RETIRED": "ADAPTER_RETIRED", "QUARANTINED": "ADAPTER_QUARANTINED"}
@@ -68,6 +69,7 @@ def servable(
             pins_until=_pins_until(version),
             refusal=REFUSALS.get(version.state, ""),
             successor=version.successor,
+            rank=version.rank,
         )
         for version in versions
         if version.state in _KNOWN

@@ -12,7 +12,18 @@ from lorauter.identifiers import BASE
 from lorauter.index import ExampleSet
 from lorauter.routing import TaskExamples
 from lorauter.routing.fitting import Memory, Refit, refit
-from lorauter.routing.model import Adapter, Affinity, Backend, Composition, Pool, Profile, Snapshot, Task
+from lorauter.routing.model import (
+    ADAPTERS_PATH,
+    Adapter,
+    Affinity,
+    Backend,
+    Composition,
+    Pool,
+    Profile,
+    Serving,
+    Snapshot,
+    Task,
+)
 from lorauter.store import read, tables
 from lorauter_worker.domain.kept import kept_affinities
 from lorauter_worker.domain.versions import servable
@@ -143,10 +154,9 @@ class Projector:
             profile=_profile(fitted, pool.pinned),
             tasks=tuple(tasks),
             adapters=_adapters(pool.adapters, pool.routed),
-            backends=tuple(
-                Backend(row.id, row.kind.lower(), row.url, draining=row.state != "ACTIVE")
-                for row in pool.backends
-            ),
+            backends=tuple(_backend(row) for row in pool.backends),
+            serving=_serving(pool.row),
+            manifests=(),
         )
         return projected, examples, fitted
 
@@ -169,6 +179,28 @@ def _profile(fitted: Fitted, pinned: tables.Profile | None) -> Profile:
     if pinned is None:
         return profile
     return Profile(pinned.digest, pinned.constants, {}, profile.scatter)
+
+
+def _backend(row: tables.Backend) -> Backend:
+    limits = row.limits
+    return Backend(
+        backend_id=row.id,
+        kind=row.kind.lower(),
+        url=row.url,
+        draining=row.state != "ACTIVE",
+        adapter_slots=limits.get("adapter_slots", 0),
+        max_rank=limits.get("max_rank", 0),
+        max_concurrent_requests=limits.get("max_concurrent_requests", 0),
+        adapters_path=limits.get("adapters_path") or ADAPTERS_PATH,
+        shards=limits.get("shards", 0),
+    )
+
+
+def _serving(row: tables.Pool) -> Serving:
+    return Serving(
+        refuse_degraded=row.serving.get("fallback") == "REFUSE",
+        compose_on_demand=row.serving.get("compose_on_demand", False),
+    )
 
 
 def _adapters(adapters: Sequence[AdapterState], routed: Mapping[str, int]) -> tuple[Adapter, ...]:

@@ -120,7 +120,9 @@ def _read_adapters(session: Session, tenant: str, pools: Mapping[str, PoolState]
     adapters: dict[str, AdapterState] = {}
     for owner, row in session.exec(both):
         state = adapters.setdefault(owner.id, AdapterState(owner))
-        state.versions.append(Version(row.version, row.digest, row.state, row.pins_until, row.successor))
+        state.versions.append(
+            Version(row.version, row.digest, row.state, row.pins_until, row.successor, row.rank)
+        )
     # only between active versions does it matter how well each is known
     rivals = [id_ for id_, state in adapters.items() if len(active_versions(state.versions)) > 1]
     measured = measured_tasks(session, tenant, rivals) if rivals else {}

@@ -1397,6 +1397,7 @@ class ResolveAdapterResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """The pool the adapter belongs to."""
     adapter_id: _builtins.str
@@ -1407,6 +1408,8 @@ class ResolveAdapterResponse(_message.Message):
     """The content address of its files."""
     generation: _builtins.str
     """The generation this answer is of."""
+    rank: _builtins.int
+    """Its LoRA rank; 0 where it is not known."""
     def __init__(
         self,
         *,
@@ -1415,10 +1418,11 @@ class ResolveAdapterResponse(_message.Message):
         version: _builtins.int = ...,
         digest: _builtins.str = ...,
         generation: _builtins.str = ...,
+        rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "digest", b"digest", "generation", b"generation", "pool", b"pool", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "digest", b"digest", "generation", b"generation", "pool", b"pool", "rank", b"rank", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
