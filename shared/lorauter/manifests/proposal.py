@@ -23,10 +23,8 @@ from lorauter.manifests.model import (
     Member,
     Proposal,
 )
+from lorauter.manifests.render import DEFAULT_PATH, most_entries
 from lorauter.manifests.selection import LEAST_GAIN, Limit, Worth, select
-
-MOST_ENTRIES = 500
-"""Most entries: the list is one text of the launcher's environment, and Linux takes 128 KiB in one."""
 
 NAMED_LEFT_OUT = 20
 """How many of what is left out are named, most gain first."""
@@ -34,12 +32,16 @@ NAMED_LEFT_OUT = 20
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Who loads: instances of a pool with base ``base``, each a ``server`` with ``memory_bytes`` to fill."""
+    """Who loads: instances of a pool with base ``base``, each a ``server`` with ``memory_bytes`` to fill.
+
+    They find the adapter store at ``adapters_path``, whose length bounds how many entries a list has.
+    """
 
     pool: str
     base: Base
     server: Server
     memory_bytes: int
+    adapters_path: str = DEFAULT_PATH
 
 
 def propose(target: Target, candidates: Sequence[Candidate], measured: Measured) -> Proposal:
@@ -63,7 +65,8 @@ def propose(target: Target, candidates: Sequence[Candidate], measured: Measured)
     ranked = [candidates[place] for place in order]
     worth = worth_of(measured, order)
     sizes = np.array([max(1, each.size_bytes) for each in ranked], dtype=np.int64)
-    limit = Limit(sizes, [not each.refusal for each in ranked], target.memory_bytes, MOST_ENTRIES)
+    allowed = [not each.refusal for each in ranked]
+    limit = Limit(sizes, allowed, target.memory_bytes, most_entries(target.adapters_path))
     chosen = select(worth, limit)
     reached = worth.best(chosen)
     losses = worth.losses(chosen)
@@ -75,7 +78,7 @@ def propose(target: Target, candidates: Sequence[Candidate], measured: Measured)
         pool=target.pool,
         digest=manifest_digest(target.pool, entries),
         entries=tuple(entries),
-        left_out=_left_out(target, ranked, worth.gains(reached), chosen, limit),
+        left_out=_left_out(ranked, worth.gains(reached), chosen, limit),
         memory_bytes=target.memory_bytes,
         expected_share=_share(worth.total(reached)),
         base_share=_share(worth.total(worth.base)),
@@ -148,30 +151,25 @@ def _entry(target: Target, candidate: Candidate, gain: float) -> Entry:
 
 
 def _left_out(
-    target: Target, ranked: Sequence[Candidate], gains: Floats, chosen: Sequence[int], limit: Limit
+    ranked: Sequence[Candidate], gains: Floats, chosen: Sequence[int], limit: Limit
 ) -> tuple[LeftOut, ...]:
     taken = set(chosen)
     left = limit.room(chosen)
     places = [place for place in np.flatnonzero(gains > LEAST_GAIN).tolist() if place not in taken]
     places.sort(key=lambda place: (-round(float(gains[place]), 12), place))
     return tuple(
-        LeftOut(
-            ranked[place].members,
-            ranked[place].size_bytes,
-            _share(float(gains[place])),
-            _why(target, ranked[place], left, len(chosen)),
-        )
-        for place in places[:NAMED_LEFT_OUT]
+        LeftOut(each.members, each.size_bytes, _share(gain), _why(each, limit, left, len(chosen)))
+        for each, gain in ((ranked[place], float(gains[place])) for place in places[:NAMED_LEFT_OUT])
     )
 
 
-def _why(target: Target, candidate: Candidate, left: int, count: int) -> str:
+def _why(candidate: Candidate, limit: Limit, left: int, count: int) -> str:
     if candidate.refusal:
         return candidate.refusal
-    if count >= MOST_ENTRIES:
-        return f"{MOST_ENTRIES} entries are as many as one manifest has"
-    if candidate.size_bytes > target.memory_bytes:
-        return f"it takes {candidate.size_bytes} bytes, more than the {target.memory_bytes} there are"
+    if count >= limit.most:
+        return f"{limit.most} entries are as many as the launcher's environment holds"
+    if candidate.size_bytes > limit.budget:
+        return f"it takes {candidate.size_bytes} bytes, more than the {limit.budget} there are"
     return f"it takes {candidate.size_bytes} bytes, and {left} are left; what is loaded adds more for each"
 
 

@@ -17,7 +17,19 @@ LAUNCHER_ARGUMENTS = ("--cuda-graphs", "0")
 _ENVIRONMENT = {"CUDA_GRAPHS": "0"}
 """The same as LAUNCHER_ARGUMENTS."""
 
-_RESERVED = re.compile(r"[=@,\s\x00-\x1f]")
+_RESERVED = re.compile("[=@,]")
+"""What parts the list into entries, and an entry into name, path and revision."""
+
+_TEXT_BYTES = 128 * 1024
+"""Linux takes no longer text in a program's environment, or as one argument of it, with its last NUL."""
+
+_LONGEST_NAME = 64
+
+
+def most_entries(adapters_path: str = DEFAULT_PATH) -> int:
+    """Returns how many entries one ``LORA_ADAPTERS`` holds, whatever their names."""
+    entry = 2 * _LONGEST_NAME + len(f"=/,{adapters_path.rstrip('/')}".encode())
+    return (_TEXT_BYTES - len("LORA_ADAPTERS=\0")) // entry
 
 
 def lora_adapters(names: Sequence[str], adapters_path: str = DEFAULT_PATH) -> str:
@@ -27,11 +39,12 @@ def lora_adapters(names: Sequence[str], adapters_path: str = DEFAULT_PATH) -> st
     is not absolute.
     """
     folder = adapters_path.rstrip("/")
-    if not adapters_path.startswith("/") or _RESERVED.search(adapters_path):
+    printable = adapters_path.isprintable() and not _RESERVED.search(adapters_path)
+    if not adapters_path.startswith("/") or not printable:
         raise InvalidArgument(
             "INVALID_ADAPTERS_PATH",
-            f"adapters_path {adapters_path[:200]!r} must be an absolute path without '=', '@', ',' or white "
-            "space, which TGI reads as something else: mount the adapter store elsewhere",
+            f"adapters_path {adapters_path[:200]!r} must be an absolute path without '=', '@', ',' and "
+            "control characters, which TGI reads as something else: mount the adapter store elsewhere",
             field="adapters_path",
         )
     return ",".join(f"{name}={folder}/{name}" for name in names)

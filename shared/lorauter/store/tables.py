@@ -15,6 +15,7 @@ from sqlmodel import Field, SQLModel
 
 from lorauter.store.composition_table import Composition as Composition
 from lorauter.store.decision_table import Decision as Decision
+from lorauter.store.manifest_table import PoolManifest as PoolManifest
 
 
 def _json(**options: Any) -> Any:
