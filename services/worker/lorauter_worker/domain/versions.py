@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lorauter.routing.model import Adapter
+from lorauter.store import serving
 from lorauter.store.serving import served_version
 
 
@@ -43,16 +44,9 @@ def matched_versions(aliases: Mapping[str, int], active: Sequence[int]) -> list[
 def routed_version(
     aliases: Mapping[str, int], versions: Sequence[Version], measured: Mapping[int, int]
 ) -> int:
-    """Returns the version that takes part in decisions, or 0.
-
-    That is the served version, unless another active one is measured on more tasks (``measured``: number
-    of tasks by version): a new version takes over when it is as well known as the one before.
-    """
+    """Returns the version that takes part in decisions, or 0: see lorauter.store.serving."""
     states = {version.version: version.state for version in versions}
-    served = served_version(aliases, states)
-    active = active_versions(versions)[::-1]
-    order = [served, *active] if served else active
-    return max(order, key=lambda version: measured.get(version, 0), default=0)
+    return serving.routed_version(aliases, states, measured)
 
 
 def servable(

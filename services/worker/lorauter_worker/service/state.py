@@ -10,8 +10,9 @@ from sqlalchemy import Connection, text
 from sqlmodel import Session, col, select
 
 from lorauter.store import tables
+from lorauter.store.measured import best_affinities, measured_tasks
+from lorauter_worker.domain.kept import KEPT
 from lorauter_worker.domain.versions import Version, active_versions, routed_version
-from lorauter_worker.service.affinities import best_affinities, measured_tasks
 from lorauter_worker.service.composition_rows import read_compositions
 
 
@@ -138,7 +139,7 @@ def _read_tasks(session: Session, tenant: str, pools: Mapping[str, PoolState]) -
     current = select(task, version).join(version).where(*of_pools, version.version == task.version)
     tasks = {row.id: TaskState(row, version_row) for row, version_row in session.exec(current)}
     routed = {id_: version for pool in pools.values() for id_, version in pool.routed.items() if version}
-    for row in best_affinities(session, tenant, routed):
+    for row in best_affinities(session, tenant, routed, KEPT):
         if row.task_id in tasks:
             tasks[row.task_id].affinities.append(row)
     for composition in read_compositions(session, tenant):

@@ -1,4 +1,4 @@
-"""Reads of what was measured only as much as a snapshot keeps: a pool may have a million affinities."""
+"""Reads only the best of what was measured: a pool may have a million affinities."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from sqlalchemy import text
 from sqlmodel import Session
 
 from lorauter.identifiers import BASE
-from lorauter_worker.domain.kept import KEPT
 
 _MEASURED_TASKS = text(
     "SELECT a.adapter_id, a.adapter_version, count(*) FROM affinity a "
@@ -35,7 +34,7 @@ SELECT best.* FROM task t CROSS JOIN LATERAL (
     UNION ALL
     (SELECT {_COLUMNS} FROM affinity a
      WHERE a.tenant = t.tenant AND a.task_id = t.id AND a.task_version = t.version AND a.adapter_id = :base)
-) AS best WHERE t.tenant = :tenant ORDER BY t.id, {_ORDER}
+) AS best WHERE t.tenant = :tenant AND :pool IN ('', t.pool) ORDER BY t.id, {_ORDER}
 """)  # noqa: S608 - only constants are put together
 
 
@@ -48,10 +47,13 @@ def measured_tasks(session: Session, tenant: str, adapter_ids: Sequence[str]) ->
     return counts
 
 
-def best_affinities(session: Session, tenant: str, routed: Mapping[str, int]) -> Sequence[Any]:
-    """Returns, for every task, the base's row and the best of the routed versions (by adapter), best first.
+def best_affinities(
+    session: Session, tenant: str, routed: Mapping[str, int], most: int, pool: str = ""
+) -> Sequence[Any]:
+    """Returns, for every task, the base's row and the ``most`` best of the routed versions (by adapter).
 
-    Of equal scores the likelier comes first, then the surer, then by id.
+    Best first, of one pool's tasks where ``pool`` is not empty. Of equal scores the likelier comes first,
+    then the surer, then by id.
 
     Columns: task_id, adapter_id, adapter_version, shrunk_score, count, standard_error, likelihood, imported.
     """
@@ -59,7 +61,8 @@ def best_affinities(session: Session, tenant: str, routed: Mapping[str, int]) ->
         "tenant": tenant,
         "ids": list(routed),
         "versions": list(routed.values()),
-        "most": KEPT,
+        "most": most,
+        "pool": pool,
         "base": BASE,
     }
     return session.connection().execute(_BEST, values).all()
