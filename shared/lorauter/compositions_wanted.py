@@ -122,6 +122,11 @@ def key_of(wanted: Wanted) -> str:
     return f"{for_whom}/{server}/{_members_key(wanted.members)}"
 
 
+def tenant_of(key: str) -> str:
+    """Returns the tenant in a key_of()."""
+    return key.partition("/")[0]
+
+
 def asked_key(key: str) -> str:
     """Returns the Redis key that says, while it lives, that somebody asked for a key_of()."""
     return f"lorauter:compositions:asked:{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}"

@@ -21,6 +21,7 @@ from lorauter.compositions_wanted import (
     dump_fate,
     key_of,
     read_fate,
+    tenant_of,
 )
 from lorauter.errors import InvalidArgument
 from lorauter.lora import recipe
@@ -81,6 +82,7 @@ def test_a_key_is_of_the_members_in_any_order_and_of_nothing_else() -> None:
     ]
     keys = {key_of(dataclasses.replace(WANTED, **other)) for other in others}
     assert len(keys | {key}) == len(others) + 1
+    assert tenant_of(key) == "acme"
     assert len({asked_key(each) for each in keys}) == len(keys)
     zero = dataclasses.replace(FIRST, weight=-0.0000001)
     assert "-0" not in key_of(dataclasses.replace(WANTED, members=(zero,)))

@@ -106,6 +106,11 @@ class Settings(ServiceSettings):
             return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
         return value
 
+    @field_validator("adapter_store", mode="before")
+    @classmethod
+    def _is_none_where_empty(cls, value: object) -> object:
+        return None if value == "" else value
+
     @field_validator("matching_strategy")
     @classmethod
     def _is_known(cls, value: str) -> str:

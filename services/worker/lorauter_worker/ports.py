@@ -35,6 +35,28 @@ class DecisionStream(Protocol):
         """Removes entries that were taken; raises Unavailable (REDIS_UNAVAILABLE)."""
 
 
+class WantedCompositions(Protocol):
+    """Compositions that gateways want as composites: see lorauter.compositions_wanted.
+
+    Every call raises Unavailable (REDIS_UNAVAILABLE).
+    """
+
+    def take(self) -> Entry | None:
+        """Returns the oldest entry of what is wanted, which nobody else gets; None where there is none.
+
+        It does not come back: a composite that kills its writer is not to be tried again at once.
+        """
+
+    def fates(self) -> Mapping[bytes, bytes]:
+        """Returns what is said of all compositions, by key."""
+
+    def put(self, key: str, fate: str) -> None:
+        """Says what became of a composition."""
+
+    def forget(self, keys: Sequence[bytes]) -> None:
+        """Says nothing of these any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """One evaluation: an input as build_input returns it, its target, and who answers.

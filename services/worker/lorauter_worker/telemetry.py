@@ -59,6 +59,13 @@ EVALUATIONS = Counter("lorauter_evaluations_total", "Examples on which an arm wa
 DECISIONS = Counter(
     "lorauter_recorded_decisions_total", "Recorded decisions, stored or dropped.", ["result"], registry=_OWN
 )
+COMPOSITIONS = Counter(
+    "lorauter_wanted_compositions_total",
+    "Compositions that gateways wanted as composites: written, refused, recalled afterwards, or dropped as "
+    "nothing that can be read.",
+    ["result"],
+    registry=_OWN,
+)
 FAILURES = Counter("lorauter_work_failures_total", "Failed tries of work.", ["topic"], registry=_OWN)
 
 

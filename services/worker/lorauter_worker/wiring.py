@@ -15,20 +15,25 @@ from celery.signals import setup_logging, worker_ready
 
 from lorauter.encoder import load_encoder, preload
 from lorauter.index import QdrantIndex
+from lorauter.lora.composites import CompositeStore
+from lorauter.lora.store import AdapterStore
 from lorauter.store import create_engine
 from lorauter.telemetry import configure_logging, get_logger
 from lorauter_worker import telemetry
 from lorauter_worker.adapters.celery_wakeups import CeleryWakeups
 from lorauter_worker.adapters.decision_stream import RedisDecisionStream
 from lorauter_worker.adapters.evaluators import make_evaluator
+from lorauter_worker.adapters.wanted_compositions import RedisWantedCompositions
 from lorauter_worker.api.http import HttpThread
 from lorauter_worker.config import Settings
 from lorauter_worker.domain.pacing import Pace
+from lorauter_worker.service.composing import Composer, Composing
 from lorauter_worker.service.decisions import DecisionKeeper
 from lorauter_worker.service.indexing import Indexer
 from lorauter_worker.service.matching import Matcher
 from lorauter_worker.service.parts import Means
 from lorauter_worker.service.projection import Projector
+from lorauter_worker.service.recalls import Recalls
 from lorauter_worker.service.sweep import Sweep
 from lorauter_worker.tasks.app import create_app
 from lorauter_worker.tasks.drain import Child, register_tasks
@@ -53,7 +58,7 @@ def run(settings: Settings) -> int:
         # once, before the fork: a child that is started again need not
         preload(settings.encoder, settings.encoder_precision)
     telemetry.export()
-    sweep = build_sweep(settings, app)
+    sweep, composing = build_sweep(settings, app), build_composing(settings)
     http = _listen(settings, sweep)
 
     @setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
@@ -64,6 +69,8 @@ def run(settings: Settings) -> int:
     def on_ready(**_: Any) -> None:
         http.start()
         sweep.start()
+        if composing is not None:
+            composing.start()
         print(json.dumps({"ready": True, "http_port": http.port}), flush=True)
 
     worker = app.Worker(
@@ -79,6 +86,8 @@ def run(settings: Settings) -> int:
     )
     worker.start()
     sweep.stop()
+    if composing is not None:
+        composing.stop()
     http.stop()
     return int(worker.exitcode or 0)
 
@@ -106,7 +115,27 @@ def build_sweep(settings: Settings, app: Celery) -> Sweep:
     index = QdrantIndex(str(settings.qdrant_url), settings.index_timeout_seconds)
     engine = create_engine(str(settings.database_url), pool_size=1)
     decisions = DecisionKeeper(engine, RedisDecisionStream(str(settings.redis_url)), settings.decision_days)
-    return Sweep(engine, index, wakeups, wakeups.waiting, settings, decisions)
+    recalls = None
+    if "index" in settings.queues:
+        recalls = Recalls(engine, RedisWantedCompositions(str(settings.redis_url)))
+    return Sweep(engine, index, wakeups, wakeups.waiting, settings, decisions, recalls)
+
+
+def build_composing(settings: Settings) -> Composing | None:
+    """Returns what writes wanted compositions; None in a worker that is not to.
+
+    Workers of `index` do, where they have the store: they also write what manifests need, so no others need
+    write to it, and the memory of a large composite is not taken from measuring.
+    """
+    if "index" not in settings.queues:
+        return None
+    if settings.adapter_store is None:
+        _log.warning("worker.composing.off", problem="LORAUTER_ADAPTER_STORE is not set")
+        return None
+    engine = create_engine(str(settings.database_url), pool_size=1)
+    store = CompositeStore(AdapterStore(settings.adapter_store))
+    composer = Composer(engine, store, RedisWantedCompositions(str(settings.redis_url)))
+    return Composing(composer, settings.sweep_seconds)
 
 
 def build_child(settings: Settings, app: Celery) -> Child:

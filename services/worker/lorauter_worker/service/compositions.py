@@ -18,11 +18,15 @@ from lorauter.store import read, tables
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An adapter of a composition: a version, as the registry knows it, and any finite weight."""
+    """An adapter of a composition: a version, as the registry knows it, and any finite weight.
+
+    ``digest``, where it is given, must be that of the version's content.
+    """
 
     adapter_id: str
     version: int
     weight: float
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,18 @@ class Compositions:
 
         Nothing is written before all is known to be right, and no transaction is open while it is. Raises
         NotFound (POOL_NOT_FOUND, UNKNOWN_ADAPTER, UNKNOWN_ADAPTER_VERSION), UnprocessableRequest
-        (ADAPTER_BASE_MISMATCH), FailedPrecondition (ADAPTER_ and the state, such as ADAPTER_QUARANTINED),
-        with ``field`` in the metadata, and as make_recipe() and CompositeStore.ensure() do.
+        (ADAPTER_BASE_MISMATCH), FailedPrecondition (ADAPTER_ and the state, such as ADAPTER_QUARANTINED;
+        ADAPTER_CONTENT_DIFFERS), with ``field`` in the metadata, and as make_recipe() and
+        CompositeStore.ensure() do.
         """
         with read(self.engine) as session:
             recipe = self._recipe(session, pool_id, members, server, precision, truncate_to)
         return self.store.ensure(recipe)
+
+    def check(self, pool_id: str, members: Sequence[Member]) -> None:
+        """Returns if these may be composed now, else raises as ensure() does before it writes."""
+        with read(self.engine) as session:
+            self._weighted(session, self._pool(session, pool_id), members)
 
     def _recipe(
         self,
@@ -61,19 +71,28 @@ class Compositions:
         precision: Precision,
         truncate_to: int | None,
     ) -> Recipe:
-        pool = session.get(tables.Pool, (self.tenant, pool_id))
-        if pool is None:
-            raise NotFound("POOL_NOT_FOUND", f"pool {pool_id[:80]!r} does not exist", field="pool")
-        weighted = [
-            (self._digest(session, pool, member, position), member.weight)
-            for position, member in enumerate(members)
-        ]
+        pool = self._pool(session, pool_id)
+        weighted = self._weighted(session, pool, members)
         base = Base(
             pool.base_model,
             pool.weights_digest or f"revision:{pool.base_revision}",
             {name: (shape[0], shape[1]) for name, shape in pool.modules.items()},
         )
         return make_recipe(base, weighted, server, precision, truncate_to)
+
+    def _pool(self, session: Session, pool_id: str) -> tables.Pool:
+        pool = session.get(tables.Pool, (self.tenant, pool_id))
+        if pool is None:
+            raise NotFound("POOL_NOT_FOUND", f"pool {pool_id[:80]!r} does not exist", field="pool")
+        return pool
+
+    def _weighted(
+        self, session: Session, pool: tables.Pool, members: Sequence[Member]
+    ) -> list[tuple[str, float]]:
+        return [
+            (self._digest(session, pool, member, position), member.weight)
+            for position, member in enumerate(members)
+        ]
 
     def _digest(self, session: Session, pool: tables.Pool, member: Member, position: int) -> str:
         """Returns the content of a member; raises if it is not one to compose."""
@@ -96,6 +115,9 @@ class Compositions:
         if version.state != "ACTIVE":
             message = f"version {version.version} of adapter {name!r} is {version.state}: compose active ones"
             raise _refused(FailedPrecondition, f"ADAPTER_{version.state}", message, field)
+        if member.digest not in ("", version.digest):
+            message = f"version {version.version} of adapter {name!r} is not {member.digest[:80]}"
+            raise _refused(FailedPrecondition, "ADAPTER_CONTENT_DIFFERS", message, field)
         return version.digest
 
 

@@ -19,6 +19,7 @@ from lorauter_worker.service import outbox
 from lorauter_worker.service.coordinating import WOKEN
 from lorauter_worker.service.decisions import DecisionKeeper
 from lorauter_worker.service.indexing import marker_is_behind
+from lorauter_worker.service.recalls import Recalls
 
 _log = get_logger(__name__)
 
@@ -34,14 +35,19 @@ class Sweep:
         waiting: Callable[[str], int],
         settings: Settings,
         decisions: DecisionKeeper | None = None,
+        recalls: Recalls | None = None,
     ) -> None:
-        """``waiting`` returns how many messages are in a queue; ``decisions`` are kept beside the work."""
+        """``waiting`` returns how many messages are in a queue.
+
+        ``recalls`` reach composites, and ``decisions`` are kept, beside the work.
+        """
         self._engine = engine
         self._index = index
         self._wakeups = wakeups
         self._waiting = waiting
         self._settings = settings
         self._decisions = decisions
+        self._recalls = recalls
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
         self._last_success = time.monotonic()
@@ -79,6 +85,8 @@ class Sweep:
             self._wakeups.wake("reconcile")
             self._next_reconcile = time.monotonic() + self._settings.reconcile_seconds
         self._last_success = time.monotonic()
+        if self._recalls is not None:
+            self._recalls.once()
         if self._decisions is not None:
             self._decisions.once()
 
