@@ -26,6 +26,7 @@ class Served:
     registry: Registry
     rpc: registry_pb2_grpc.RegistryServiceAsyncStub
     channel: grpc.aio.Channel
+    address: str
     http: httpx.AsyncClient
     files: Any
 
@@ -69,5 +70,5 @@ async def _serving(postgres_url: str, redis_url: str, folder: Path, files: Any) 
             httpx.AsyncClient(transport=transport, base_url="http://registry") as http,
         ):
             rpc: registry_pb2_grpc.RegistryServiceAsyncStub = registry_pb2_grpc.RegistryServiceStub(channel)
-            yield Served(parts.registry, rpc, channel, http, files)
+            yield Served(parts.registry, rpc, channel, f"127.0.0.1:{port}", http, files)
         await parts.grpc_server.stop(1)

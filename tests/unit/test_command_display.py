@@ -17,6 +17,7 @@ from lorauter_suite.cli import affinity_files, evidence
 from lorauter_suite.cli.heat_map import arrange
 from lorauter_suite.cli.heat_map_figure import draw, save
 from lorauter_suite.cli.operations import read_duration
+from lorauter_suite.cli.policies import read_bytes
 from lorauter_suite.cli.replaying import batches
 from lorauter_suite.cli.watching import View, is_unfinished, outcome
 
@@ -279,3 +280,17 @@ def test_decisions_are_replayed_in_batches_that_a_router_takes() -> None:
     long = [pb.Decision(terms=b"1" * 32 * 1024) for _ in range(100)]
     assert [sum(one.ByteSize() for one in batch) < 3 * 1024 * 1024 for batch in batches(long)] == [True] * 2
     assert list(batches([])) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("1048576", 2**20), ("500 MB", 500_000_000), ("1.5kib", 1_536), ("2TiB", 2**41)],
+)
+def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
+    assert read_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "-1", "8 parsecs", "GiB", "1e9", "9999999TiB"])
+def test_sizes_are_refused_when_they_are_none(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is no size"):
+        read_bytes(text)

@@ -10,6 +10,7 @@ from lorauter.errors import LorauterError
 from lorauter_suite.cli import (
     adapters,
     affinities,
+    backends,
     index,
     operations,
     pools,
@@ -40,7 +41,7 @@ operations.add_commands(app)
 profiles.add_commands(app)
 replay.add_commands(app)
 app.add_typer(pools.app, name="pool")
-app.add_typer(pools.backends, name="backend")
+app.add_typer(backends.app, name="backend")
 app.add_typer(tasks.app, name="task")
 app.add_typer(adapters.app, name="adapter")
 app.add_typer(affinities.app, name="affinity")

@@ -1,4 +1,4 @@
-"""`lorauter pool` and `lorauter backend`."""
+"""`lorauter pool`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from typing import Annotated
 import typer
 
 from lorauter.registry.v1 import registry_pb2 as pb
-from lorauter_suite.cli.context import JsonFlag, connect, print_fields, print_json, print_table, state_name
+from lorauter_suite.cli.context import JsonFlag, connect, print_fields, print_json, print_table
+from lorauter_suite.cli.policies import (
+    ComposeOption,
+    FallbackOption,
+    ManifestOption,
+    MemoryOption,
+    change_serving,
+    serving_fields,
+)
 
 app = typer.Typer(help="Pools: a base model with its adapters and backends.", no_args_is_help=True)
-backends = typer.Typer(help="Inference servers of a pool.", no_args_is_help=True)
 
 
 @app.command("create")
@@ -23,9 +30,15 @@ def create(
     ] = None,
     alias: Annotated[list[str] | None, typer.Option(help="Another name that adapters may carry.")] = None,
     description: str = "",
+    fallback: FallbackOption = None,
+    compose_on_demand: ComposeOption = None,
+    manifest_policy: ManifestOption = None,
+    manifest_memory: MemoryOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Create a pool."""
+    serving = pb.ServingPolicy()
+    change_serving(serving, fallback, compose_on_demand, manifest_policy, manifest_memory)
     with connect() as client:
         created = client.registry.create_pool(
             id=pool,
@@ -33,8 +46,34 @@ def create(
             base_path=str(base_path.resolve()) if base_path else "",
             aliases=alias or [],
             description=description,
+            serving=serving,
         )
     _show(created, as_json)
+
+
+@app.command("update")
+def update(
+    pool: str,
+    description: Annotated[str | None, typer.Option(help="Replaces the description.")] = None,
+    fallback: FallbackOption = None,
+    compose_on_demand: ComposeOption = None,
+    manifest_policy: ManifestOption = None,
+    manifest_memory: MemoryOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Change a pool: what is not given stays as it is."""
+    with connect() as client:
+        found = client.registry.get_pool(id=pool)
+        changed = change_serving(found.serving, fallback, compose_on_demand, manifest_policy, manifest_memory)
+        if not changed and description is None:
+            raise typer.BadParameter("nothing is to be changed: give an option")
+        found = client.registry.update_pool(
+            id=pool,
+            etag=found.etag,
+            description=description,
+            serving=found.serving if changed else None,
+        )
+    _show(found, as_json)
 
 
 @app.command("list")
@@ -70,49 +109,7 @@ def _show(pool: pb.Pool, as_json: bool) -> None:
             ("weights", pool.weights_digest),
             ("linear layers", len(pool.modules)),
             ("description", pool.description),
+            *serving_fields(pool.serving),
             ("generation", pool.generation),
         )
     )
-
-
-@backends.command("register")
-def register(
-    backend: str,
-    pool: Annotated[str, typer.Option(help="The pool it serves.")],
-    url: Annotated[str, typer.Option(help="Its base URL.")],
-    kind: Annotated[str, typer.Option(help="engine, tgi or vllm.")] = "engine",
-) -> None:
-    """Register an inference server, or change its URL."""
-    with connect() as client:
-        found = client.registry.register_backend(
-            id=backend, pool=pool, url=url, kind=pb.BackendKind.Value(f"BACKEND_KIND_{kind.upper()}")
-        )
-    print_fields((("backend", found.id), ("pool", found.pool), ("url", found.url)))
-
-
-@backends.command("list")
-def list_backends(as_json: JsonFlag = False) -> None:
-    """List inference servers."""
-    with connect() as client:
-        found = list(client.registry.list_backends())
-    if as_json:
-        print_json(found)
-        return
-    rows = (
-        (
-            b.id,
-            b.pool,
-            state_name(pb.BackendKind.Name(b.kind), "BACKEND_KIND_").lower(),
-            b.url,
-            state_name(pb.BackendState.Name(b.state), "BACKEND_STATE_"),
-        )
-        for b in found
-    )
-    print_table(("backend", "pool", "kind", "url", "state"), rows)
-
-
-@backends.command("drain")
-def drain(backend: str) -> None:
-    """Take an inference server out of new requests."""
-    with connect() as client:
-        client.registry.drain_backend(id=backend)
