@@ -196,3 +196,24 @@ def test_addresses_come_from_secrets_only() -> None:
     ]
     assert urls
     assert all("secretKeyRef" in variable["valueFrom"] for variable in urls)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "writers"),
+    [
+        ("adapterStore.accessModes", ["ReadWriteOnce"], {"registry"}),
+        ("adapterStore.accessModes", ["ReadWriteMany"], {"registry", "worker-index"}),
+        ("adapterStore.existingClaim", "shared", {"registry", "worker-index"}),
+    ],
+)
+def test_the_adapter_store_is_mounted_by_who_writes_it(path: str, value: object, writers: set[str]) -> None:
+    deployments = [found for found in render(with_value(path, value)) if found["kind"] == "Deployment"]
+    mounting, told = set(), set()
+    for found in deployments:
+        component = found["metadata"]["labels"]["app.kubernetes.io/component"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container(found)["volumeMounts"]}
+        variables = {variable["name"]: variable.get("value") for variable in container(found)["env"]}
+        mounting |= {component} if "adapters" in mounts else set()
+        told |= {component} if "LORAUTER_ADAPTER_STORE" in variables else set()
+        assert mounts.get("adapters") == variables.get("LORAUTER_ADAPTER_STORE")
+    assert mounting == told == writers

@@ -80,3 +80,8 @@ imagePullSecrets:
   {{- end }}
 {{- end }}
 {{- end -}}
+
+{{/* "true" where several pods may mount the adapter store, else empty. Takes the root. */}}
+{{- define "lorauter.storeIsShared" -}}
+{{- if or .Values.adapterStore.existingClaim (has "ReadWriteMany" .Values.adapterStore.accessModes) }}true{{ end -}}
+{{- end -}}
