@@ -15,10 +15,11 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from sqlmodel import Session
 
+from lorauter.manifests import manifest_digest
 from lorauter.registry.v1 import registry_pb2 as pb
 from lorauter.store.tables import Decision
 from lorauter_registry.api.convert import to_message
-from lorauter_registry.domain import answers, decisions, resources
+from lorauter_registry.domain import answers, decisions, manifests, resources
 from lorauter_registry.domain.fields import Value
 
 RPCS = {method.name: method for method in pb.DESCRIPTOR.services_by_name["RegistryService"].methods}
@@ -40,16 +41,17 @@ KINDS: dict[str, type[Value]] = {
     "ListDecisionsResponse": decisions.DecisionList,
     "DeleteTaskResponse": answers.DeletedTask,
     "ImportAffinitiesResponse": answers.ImportedAffinities,
+    "PoolManifest": manifests.PoolManifest,
+    "ListPoolManifestsResponse": manifests.PoolManifestList,
     "GetGenerationResponse": answers.Generations,
 }
 UNSERVED = {
     "CreateApiKey": ("POST", "/v1/keys"),
     "ListApiKeys": ("GET", "/v1/keys"),
     "RevokeApiKey": ("POST", "/v1/keys/k/revoke"),
-    "ProposePoolManifest": ("POST", "/v1/pools/p/manifests"),
-    "ListPoolManifests": ("GET", "/v1/pools/p/manifests"),
-    "PublishPoolManifest": ("POST", "/v1/pools/p/manifests/sha256:0/publish"),
 }
+
+EMPTY_MANIFEST = manifest_digest("p", [])
 
 
 DECISION: dict[str, Any] = {
@@ -157,6 +159,20 @@ def twins(served: Any, operation: str) -> list[Twin]:
         Twin("ImportAffinities", affinities, "POST", "/v1/affinities", affinities),
         Twin("ListAffinities", {"task_id": "t"}, "GET", "/v1/affinities", query={"task_id": "t"}),
         Twin(
+            "ProposePoolManifest",
+            {"pool": "p", "memory_bytes": 7},
+            "POST",
+            "/v1/pools/p/manifests",
+            {"memory_bytes": 7},
+        ),
+        Twin(
+            "PublishPoolManifest",
+            {"pool": "p", "digest": EMPTY_MANIFEST},
+            "POST",
+            f"/v1/pools/p/manifests/{EMPTY_MANIFEST}/publish",
+        ),
+        Twin("ListPoolManifests", {"pool": "p", **page}, "GET", "/v1/pools/p/manifests", query=page),
+        Twin(
             "StartMatching",
             {"pool": "p", "max_evaluations": 9, "max_duration": "90.5s", "priority": -1},
             "POST",
@@ -244,7 +260,7 @@ async def test_call_says_why_it_is_not_served_yet(served: Any, name: str) -> Non
     method, path = UNSERVED[name]
     answer = await served.http.request(method, path)
     assert answer.status_code == 501
-    assert answer.json()["reason"] in ("ACCESS_CONTROL_NOT_SHIPPED", "POOL_MANIFESTS_NOT_SHIPPED")
+    assert answer.json()["reason"] == "ACCESS_CONTROL_NOT_SHIPPED"
 
 
 async def test_document_describes_every_route_and_only_problems_as_errors(served: Any) -> None:

@@ -9,6 +9,7 @@ from lorauter_registry.domain.fields import Value
 from lorauter_registry.service.affinities import Affinities
 from lorauter_registry.service.backends import Backends
 from lorauter_registry.service.decisions import Decisions
+from lorauter_registry.service.manifests import Manifests
 from lorauter_registry.service.operations import Operations
 from lorauter_registry.service.pools import Pools
 from lorauter_registry.service.profiles import Profiles
@@ -31,17 +32,17 @@ class Unserved:
 
     list_api_keys = revoke_api_key = create_api_key
 
-    def propose_pool_manifest(self, _: Anything) -> NoReturn:
-        """Raises Unimplemented (POOL_MANIFESTS_NOT_SHIPPED)."""
-        raise Unimplemented(
-            "POOL_MANIFESTS_NOT_SHIPPED",
-            "pool manifests are not served yet: choose what a backend loads by hand",
-        )
-
-    publish_pool_manifest = list_pool_manifests = propose_pool_manifest
-
 
 class Registry(
-    Pools, Backends, ValidationSets, Registration, Affinities, Operations, Profiles, Decisions, Unserved
+    Pools,
+    Backends,
+    ValidationSets,
+    Registration,
+    Affinities,
+    Operations,
+    Profiles,
+    Decisions,
+    Manifests,
+    Unserved,
 ):
     """All calls. They block; transports run them on threads of their own."""

@@ -3451,7 +3451,7 @@ class ManifestEntry(_message.Message):
     size_bytes: _builtins.int
     """Memory that it takes on each instance."""
     gain: _builtins.float
-    """What the pool's expected score loses without it, given the others."""
+    """What the expected share loses without it, given the others, 0 to 1."""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManifestMember]:
         """What it adds to the base."""
@@ -3474,6 +3474,42 @@ class ManifestEntry(_message.Message):
 Global___ManifestEntry: _TypeAlias = ManifestEntry  # noqa: Y015
 
 @_typing.final
+class ManifestLeftOut(_message.Message):
+    """What a manifest leaves out though it would gain something."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    """Memory that it would take on each instance; 0 where TGI cannot serve it."""
+    gain: _builtins.float
+    """What it would add to the expected share, 0 to 1."""
+    reason: _builtins.str
+    """Why it is left out, for people."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManifestMember]:
+        """What it would add to the base."""
+
+    def __init__(
+        self,
+        *,
+        members: _abc.Iterable[Global___ManifestMember] | None = ...,
+        size_bytes: _builtins.int = ...,
+        gain: _builtins.float = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gain", b"gain", "members", b"members", "reason", b"reason", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ManifestLeftOut: _TypeAlias = ManifestLeftOut  # noqa: Y015
+
+@_typing.final
 class PoolManifest(_message.Message):
     """What the TGI instances of a pool load."""
 
@@ -3492,12 +3528,14 @@ class PoolManifest(_message.Message):
     LORA_ADAPTERS_FIELD_NUMBER: _builtins.int
     LAUNCHER_ARGUMENTS_FIELD_NUMBER: _builtins.int
     PUBLISH_TIME_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    WRITE_TIME_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """`sha256:` of its content."""
     pool: _builtins.str
     """The pool."""
     published: _builtins.bool
-    """Whether it is published."""
+    """Whether it is the one in force, which was published last."""
     memory_bytes: _builtins.int
     """Memory that the proposal was made for."""
     size_bytes: _builtins.int
@@ -3516,7 +3554,7 @@ class PoolManifest(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was proposed."""
+        """When it was proposed last."""
 
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManifestEntry]:
@@ -3529,6 +3567,14 @@ class PoolManifest(_message.Message):
     @_builtins.property
     def publish_time(self) -> _timestamp_pb2.Timestamp:
         """When it was published last."""
+
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManifestLeftOut]:
+        """What would gain most among what is left out, at most 20."""
+
+    @_builtins.property
+    def write_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when routers may know of it: its composites are in the adapter store."""
 
     def __init__(
         self,
@@ -3546,10 +3592,12 @@ class PoolManifest(_message.Message):
         lora_adapters: _builtins.str = ...,
         launcher_arguments: _abc.Iterable[_builtins.str] | None = ...,
         publish_time: _timestamp_pb2.Timestamp | None = ...,
+        left_out: _abc.Iterable[Global___ManifestLeftOut] | None = ...,
+        write_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "publish_time", b"publish_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "publish_time", b"publish_time", "write_time", b"write_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "create_time", b"create_time", "digest", b"digest", "entries", b"entries", "expected_share", b"expected_share", "launcher_arguments", b"launcher_arguments", "lora_adapters", b"lora_adapters", "memory_bytes", b"memory_bytes", "pool", b"pool", "publish_time", b"publish_time", "published", b"published", "published_share", b"published_share", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "create_time", b"create_time", "digest", b"digest", "entries", b"entries", "expected_share", b"expected_share", "launcher_arguments", b"launcher_arguments", "left_out", b"left_out", "lora_adapters", b"lora_adapters", "memory_bytes", b"memory_bytes", "pool", b"pool", "publish_time", b"publish_time", "published", b"published", "published_share", b"published_share", "size_bytes", b"size_bytes", "write_time", b"write_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3587,7 +3635,10 @@ Global___ProposePoolManifestRequest: _TypeAlias = ProposePoolManifestRequest  # 
 
 @_typing.final
 class PublishPoolManifestRequest(_message.Message):
-    """Publishes a manifest: gateways serve from it what instances prove to have."""
+    """Publishes a manifest: gateways serve from it what instances prove to have. One
+    with an adapter that is not active any more is refused: FAILED_PRECONDITION,
+    reason MANIFEST_ADAPTER_NOT_ACTIVE, which names the adapter.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -519,15 +519,17 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ProposePoolManifest(self, request, context):
-        """Proposes which adapters each backend loads. UNIMPLEMENTED until pool
-        manifests ship.
+        """Proposes what a pool's TGI instances load at start-up. It changes nothing that
+        is served; the same proposal again is the same manifest. Before anything is
+        measured: FAILED_PRECONDITION, reason NOTHING_MEASURED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PublishPoolManifest(self, request, context):
-        """Publishes a proposed manifest. UNIMPLEMENTED until pool manifests ship.
+        """Publishes a proposed manifest, or an earlier one again. Routers hear of it once
+        its composites are in the adapter store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

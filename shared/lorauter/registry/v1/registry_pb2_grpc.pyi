@@ -132,11 +132,14 @@ class RegistryServiceStub:
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevokeApiKeyRequest, _registry_pb2.ApiKey]
     """Revokes an API key. UNIMPLEMENTED until access control ships."""
     ProposePoolManifest: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ProposePoolManifestRequest, _registry_pb2.PoolManifest]
-    """Proposes which adapters each backend loads. UNIMPLEMENTED until pool
-    manifests ship.
+    """Proposes what a pool's TGI instances load at start-up. It changes nothing that
+    is served; the same proposal again is the same manifest. Before anything is
+    measured: FAILED_PRECONDITION, reason NOTHING_MEASURED.
     """
     PublishPoolManifest: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PublishPoolManifestRequest, _registry_pb2.PoolManifest]
-    """Publishes a proposed manifest. UNIMPLEMENTED until pool manifests ship."""
+    """Publishes a proposed manifest, or an earlier one again. Routers hear of it once
+    its composites are in the adapter store.
+    """
     ListPoolManifests: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListPoolManifestsRequest, _registry_pb2.ListPoolManifestsResponse]
     """Lists the manifests of a pool, newest first."""
     GetGeneration: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetGenerationRequest, _registry_pb2.GetGenerationResponse]
@@ -246,11 +249,14 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevokeApiKeyRequest, _registry_pb2.ApiKey]  # type: ignore[assignment]
     """Revokes an API key. UNIMPLEMENTED until access control ships."""
     ProposePoolManifest: _aio.UnaryUnaryMultiCallable[_registry_pb2.ProposePoolManifestRequest, _registry_pb2.PoolManifest]  # type: ignore[assignment]
-    """Proposes which adapters each backend loads. UNIMPLEMENTED until pool
-    manifests ship.
+    """Proposes what a pool's TGI instances load at start-up. It changes nothing that
+    is served; the same proposal again is the same manifest. Before anything is
+    measured: FAILED_PRECONDITION, reason NOTHING_MEASURED.
     """
     PublishPoolManifest: _aio.UnaryUnaryMultiCallable[_registry_pb2.PublishPoolManifestRequest, _registry_pb2.PoolManifest]  # type: ignore[assignment]
-    """Publishes a proposed manifest. UNIMPLEMENTED until pool manifests ship."""
+    """Publishes a proposed manifest, or an earlier one again. Routers hear of it once
+    its composites are in the adapter store.
+    """
     ListPoolManifests: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListPoolManifestsRequest, _registry_pb2.ListPoolManifestsResponse]  # type: ignore[assignment]
     """Lists the manifests of a pool, newest first."""
     GetGeneration: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetGenerationRequest, _registry_pb2.GetGenerationResponse]  # type: ignore[assignment]
@@ -579,8 +585,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ProposePoolManifestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.PoolManifest, _abc.Awaitable[_registry_pb2.PoolManifest]]:
-        """Proposes which adapters each backend loads. UNIMPLEMENTED until pool
-        manifests ship.
+        """Proposes what a pool's TGI instances load at start-up. It changes nothing that
+        is served; the same proposal again is the same manifest. Before anything is
+        measured: FAILED_PRECONDITION, reason NOTHING_MEASURED.
         """
 
     @_abc_1.abstractmethod
@@ -589,7 +596,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.PublishPoolManifestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.PoolManifest, _abc.Awaitable[_registry_pb2.PoolManifest]]:
-        """Publishes a proposed manifest. UNIMPLEMENTED until pool manifests ship."""
+        """Publishes a proposed manifest, or an earlier one again. Routers hear of it once
+        its composites are in the adapter store.
+        """
 
     @_abc_1.abstractmethod
     def ListPoolManifests(

@@ -11,7 +11,7 @@ from lorauter.errors import LorauterError
 from lorauter.server.http import create_app
 from lorauter.store import ping
 from lorauter_registry.api.calls import Calls
-from lorauter_registry.api.rest import adapters, affinities, decisions, operations, pools, tasks
+from lorauter_registry.api.rest import adapters, affinities, decisions, manifests, operations, pools, tasks
 from lorauter_registry.api.rest.http import Problem
 from lorauter_registry.domain.affinity_requests import MAX_IMPORT_BYTES, ImportAffinities
 
@@ -34,7 +34,7 @@ def create_rest(calls: Calls, max_body_bytes: int, max_validation_set_bytes: int
     app = create_app("lorauter registry", readiness, limit)
     app.state.calls = calls
     app.state.max_validation_set_bytes = max_validation_set_bytes
-    for part in (pools, tasks, adapters, affinities, operations, decisions):
+    for part in (pools, manifests, tasks, adapters, affinities, operations, decisions):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -21,7 +21,6 @@ from lorauter_registry.domain.requests import (
     UpdatePool,
 )
 from lorauter_registry.domain.resources import Backend, Pool
-from lorauter_registry.service.registry import Anything
 
 router = APIRouter()
 
@@ -48,24 +47,6 @@ async def get_pool(pool_id: str, http: Reading) -> Pool:
 async def update_pool(pool_id: str, body: PoolChange, http: Writing) -> Pool:
     """Changes a pool. Absent fields stay as they are; aliases and serving are replaced as a whole."""
     return await http.write(http.registry.update_pool, UpdatePool, body, id=pool_id)
-
-
-@router.post("/v1/pools/{pool_id}/manifests", tags=["pools"])
-async def propose_pool_manifest(pool_id: str, http: Reading) -> None:
-    """Proposes which adapters each backend loads. Not served yet."""
-    await http.read(http.registry.propose_pool_manifest, Anything, pool=pool_id)
-
-
-@router.get("/v1/pools/{pool_id}/manifests", tags=["pools"])
-async def list_pool_manifests(pool_id: str, http: Reading) -> None:
-    """Lists the manifests of a pool, newest first. Not served yet."""
-    await http.read(http.registry.list_pool_manifests, Anything, pool=pool_id)
-
-
-@router.post("/v1/pools/{pool_id}/manifests/{digest}/publish", tags=["pools"])
-async def publish_pool_manifest(pool_id: str, digest: str, http: Reading) -> None:
-    """Publishes a proposed manifest. Not served yet."""
-    await http.read(http.registry.publish_pool_manifest, Anything, pool=pool_id, digest=digest)
 
 
 @router.post("/v1/backends", status_code=201, tags=["backends"])
