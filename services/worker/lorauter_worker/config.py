@@ -99,6 +99,28 @@ class Settings(ServiceSettings):
         "Without it they write none.",
     )
 
+    manifest_seconds: float = Field(
+        300.0,
+        ge=1,
+        le=86_400,
+        description="How often a manifest is proposed, by workers of `index` that have the adapter store, "
+        "for pools whose policy says how much memory adapters may take.",
+    )
+    manifest_pause_seconds: float = Field(
+        3_600.0,
+        ge=0,
+        le=2_592_000,
+        description="Least time between two publications of a pool's manifests by workers, where its policy "
+        "is AUTO: each one means that its TGI instances are to be started again.",
+    )
+    manifest_least_gain: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="How much more of the expected score, 0 to 1, a manifest must promise than the published "
+        "one before workers publish it.",
+    )
+
     @field_validator("queues", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

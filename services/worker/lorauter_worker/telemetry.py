@@ -66,6 +66,12 @@ COMPOSITIONS = Counter(
     ["result"],
     registry=_OWN,
 )
+MANIFESTS = Counter(
+    "lorauter_manifests_total",
+    "Pool manifests: proposed, published by the worker, written (their composites), or failed.",
+    ["result"],
+    registry=_OWN,
+)
 FAILURES = Counter("lorauter_work_failures_total", "Failed tries of work.", ["topic"], registry=_OWN)
 
 

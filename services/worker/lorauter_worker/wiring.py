@@ -18,6 +18,7 @@ from lorauter.index import QdrantIndex
 from lorauter.lora.composites import CompositeStore
 from lorauter.lora.store import AdapterStore
 from lorauter.store import create_engine
+from lorauter.store.manifest_rows import Layouts
 from lorauter.telemetry import configure_logging, get_logger
 from lorauter_worker import telemetry
 from lorauter_worker.adapters.celery_wakeups import CeleryWakeups
@@ -27,9 +28,11 @@ from lorauter_worker.adapters.wanted_compositions import RedisWantedCompositions
 from lorauter_worker.api.http import HttpThread
 from lorauter_worker.config import Settings
 from lorauter_worker.domain.pacing import Pace
+from lorauter_worker.service.background import Background
 from lorauter_worker.service.composing import Composer, Composing
 from lorauter_worker.service.decisions import DecisionKeeper
 from lorauter_worker.service.indexing import Indexer
+from lorauter_worker.service.manifests import Manifests
 from lorauter_worker.service.matching import Matcher
 from lorauter_worker.service.parts import Means
 from lorauter_worker.service.projection import Projector
@@ -59,6 +62,7 @@ def run(settings: Settings) -> int:
         preload(settings.encoder, settings.encoder_precision)
     telemetry.export()
     sweep, composing = build_sweep(settings, app), build_composing(settings)
+    manifesting = build_manifesting(settings, app)
     http = _listen(settings, sweep)
 
     @setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
@@ -71,6 +75,8 @@ def run(settings: Settings) -> int:
         sweep.start()
         if composing is not None:
             composing.start()
+        if manifesting is not None:
+            manifesting.start()
         print(json.dumps({"ready": True, "http_port": http.port}), flush=True)
 
     worker = app.Worker(
@@ -88,6 +94,8 @@ def run(settings: Settings) -> int:
     sweep.stop()
     if composing is not None:
         composing.stop()
+    if manifesting is not None:
+        manifesting.stop()
     http.stop()
     return int(worker.exitcode or 0)
 
@@ -136,6 +144,21 @@ def build_composing(settings: Settings) -> Composing | None:
     store = CompositeStore(AdapterStore(settings.adapter_store))
     composer = Composer(engine, store, RedisWantedCompositions(str(settings.redis_url)))
     return Composing(composer, settings.sweep_seconds)
+
+
+def build_manifesting(settings: Settings, app: Celery) -> Background | None:
+    """Returns what proposes pool manifests and writes what they need; None in a worker that is not to."""
+    if "index" not in settings.queues or settings.adapter_store is None:
+        return None
+    store = AdapterStore(settings.adapter_store)
+    manifests = Manifests(
+        engine=create_engine(str(settings.database_url), pool_size=1),
+        composites=CompositeStore(store),
+        layouts=Layouts(store),
+        wakeups=CeleryWakeups(app, str(settings.redis_url)),
+        settings=settings,
+    )
+    return Background("manifests", manifests.once, settings.sweep_seconds)
 
 
 def build_child(settings: Settings, app: Celery) -> Child:

@@ -27,6 +27,7 @@ from lorauter.routing.model import (
 from lorauter.store import read, tables
 from lorauter_worker.domain.kept import kept_affinities
 from lorauter_worker.domain.versions import servable
+from lorauter_worker.service.announcing import manifests_of
 from lorauter_worker.service.representations import Key, Representations, key_of
 from lorauter_worker.service.state import (
     AdapterState,
@@ -156,7 +157,7 @@ class Projector:
             adapters=_adapters(pool.adapters, pool.routed),
             backends=tuple(_backend(row) for row in pool.backends),
             serving=_serving(pool.row),
-            manifests=(),
+            manifests=manifests_of(pool.manifests, pool.adapters),
         )
         return projected, examples, fitted
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 from sqlmodel import Session, col, select
 
 from lorauter.store import tables
+from lorauter.store.manifest_rows import announced
 from lorauter.store.measured import best_affinities, measured_tasks
 from lorauter_worker.domain.kept import KEPT
 from lorauter_worker.domain.versions import Version, active_versions, routed_version
@@ -51,6 +52,8 @@ class PoolState:
     adapters: list[AdapterState] = field(default_factory=list)
     routed: dict[str, int] = field(default_factory=dict)
     """The version of each adapter that takes part in decisions, 0 if none does."""
+    manifests: Sequence[tables.PoolManifest] = ()
+    """What instances may have loaded: the published one and the one before it, newest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ def read_state(session: Session, tenant: str) -> RegistryState | None:
         pools[backend.pool].backends.append(backend)
     _read_adapters(session, tenant, pools)
     _read_tasks(session, tenant, pools)
+    for pool in pools.values():
+        pool.manifests = announced(session, tenant, pool.row.id)
     return RegistryState(tenant, generation.value, pools)
 
 
