@@ -51,7 +51,7 @@ class Registry:
             tx.owe("index", POOL)
         return tx.generation
 
-    def add_backend(self, url: str, state: str = "ACTIVE", kind: str = "ENGINE") -> int:
+    def add_backend(self, url: str, state: str = "ACTIVE", kind: str = "ENGINE", **fields) -> int:
         with write(self.engine, self.tenant) as tx:
             tx.session.add(
                 tables.Backend(
@@ -62,6 +62,7 @@ class Registry:
                     url=url,
                     state=state,
                     generation=tx.generation,
+                    **fields,
                 )
             )
             tx.owe("index", POOL)
