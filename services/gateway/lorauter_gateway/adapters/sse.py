@@ -14,11 +14,23 @@ class EventReader:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Returns the data of the events that ``chunk`` completes; raises ValueError on too long a line."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        if len(self._rest) > MAX_EVENT_BYTES:
+        end = chunk.rfind(b"\n")
+        if end < 0:
+            self._keep(chunk)
+            return []
+        whole = bytes(self._rest) + chunk[:end] if self._rest else chunk[:end]
+        self._rest.clear()
+        self._keep(chunk[end + 1 :])
+        lines = whole.split(b"\n")
+        if len(whole) > MAX_EVENT_BYTES and max(map(len, lines)) > MAX_EVENT_BYTES:
             raise ValueError(f"an event of over {MAX_EVENT_BYTES} bytes")
         return [line[5:].strip() for line in lines if line.startswith(b"data:")]
+
+    def _keep(self, part: bytes) -> None:
+        self._rest += part
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise ValueError(f"an event of over {MAX_EVENT_BYTES} bytes")

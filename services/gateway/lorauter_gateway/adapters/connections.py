@@ -1,0 +1,51 @@
+"""The keep-alive connections to all replicas of all backends."""
+
+from __future__ import annotations
+
+import aiohttp
+
+_KEEP_ALIVE_SECONDS = 4.0
+"""Idle connections are closed before servers do it: uvicorn, which vLLM and the engine run on, waits 5 s."""
+
+
+class Connections:
+    """An async context manager around one client session.
+
+    ``request_timeout_seconds`` bounds the silence between two reads, not a request as a whole: deadlines are
+    the caller's. ``connect_timeout_seconds`` bounds name resolution, connecting and TLS together. No proxies
+    from the environment, no cookies, no bound on the number of connections: admission is the gateway's.
+    """
+
+    def __init__(self, request_timeout_seconds: float, connect_timeout_seconds: float) -> None:
+        self._timeout = aiohttp.ClientTimeout(
+            total=None,
+            connect=connect_timeout_seconds,
+            sock_connect=connect_timeout_seconds,
+            sock_read=request_timeout_seconds,
+        )
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Connections:
+        connector = aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS, resolver=aiohttp.ThreadedResolver()
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=self._timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"accept-encoding": "identity", "user-agent": "lorauter-gateway"},
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The open session; raises RuntimeError outside the context."""
+        if self._session is None:
+            raise RuntimeError("Connections are used inside 'async with'")
+        return self._session

@@ -1,0 +1,109 @@
+"""Hugging Face's Text Generation Inference 3.3: adapters listed at its start, one a request.
+
+Whole answers go through huggingface_hub's client, which owns TGI's types; streams are read here, for TGI
+reports errors inside a 200 stream and a stream's bytes should be parsed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import AsyncInferenceClient
+from huggingface_hub.inference._common import RequestParameters
+
+from lorauter.errors import Internal
+from lorauter_gateway.adapters import tgi_bodies
+from lorauter_gateway.adapters import tgi_wire as wire
+from lorauter_gateway.adapters.connections import Connections
+from lorauter_gateway.adapters.exchange import Exchange, Pieces, parsed
+from lorauter_gateway.adapters.faults import translated
+from lorauter_gateway.domain.model import Answer, Sampling
+from lorauter_gateway.domain.plan import WeightedAdapter
+from lorauter_gateway.ports import BackendCall, BackendFailed, Limits
+
+_GENERATE = "/generate"
+_CHAT = "/v1/chat/completions"
+
+
+class TgiDriver:
+    """Implements ports.Driver. Raw prompts go to /generate, conversations to /v1/chat/completions.
+
+    TGI answers an adapter that it lacks with the base and says nothing: who calls knows what it holds.
+    """
+
+    def __init__(self, url: str, connections: Connections) -> None:
+        self._exchange = Exchange(url, connections)
+
+    async def generate(self, call: BackendCall) -> Answer:
+        """See ports.Driver."""
+        if isinstance(call.prompt, str):
+            return await self._text(wire.generate_body(call))
+        body = wire.chat_body(call, stream=False)
+        with translated():
+            chat = await _Client(self._exchange, _CHAT, body).chat_completion(**body)
+            return tgi_bodies.read_chat_answer(chat)
+
+    async def _text(self, body: Mapping[str, Any]) -> Answer:
+        client = _Client(self._exchange, _GENERATE, body)
+        with translated():
+            found = await client.text_generation(
+                body["inputs"], model=self._exchange.url + _GENERATE, **body["parameters"]
+            )
+            return tgi_bodies.read_answer(found, client.answer_headers)
+
+    async def stream(self, call: BackendCall) -> Pieces:
+        """See ports.Driver."""
+        if isinstance(call.prompt, str):
+            reader = tgi_bodies.GenerateStream()
+            return await self._exchange.stream("/generate_stream", wire.generate_body(call), reader)
+        return await self._exchange.stream(_CHAT, wire.chat_body(call, stream=True), tgi_bodies.ChatStream())
+
+    async def is_healthy(self) -> bool:
+        """See ports.Driver."""
+        return await self._exchange.is_healthy()
+
+    async def limits(self) -> Limits:
+        """See ports.Driver."""
+        info = await self._exchange.get("/info")
+        with translated():
+            return tgi_bodies.read_limits(info)
+
+    async def read(
+        self, text: str, adapters: Sequence[WeightedAdapter], served_name: str, base_model: str
+    ) -> Sequence[float]:
+        """See ports.Driver: the prefill's log-probabilities."""
+        sampling = Sampling(max_new_tokens=1, extra={"decoder_input_details": True})
+        body = wire.generate_body(BackendCall(text, sampling, adapters, served_name, base_model))
+        answer, _ = await self._exchange.post(_GENERATE, body)
+        with translated():
+            return tgi_bodies.read_prefill(parsed(answer))
+
+
+class _Client(AsyncInferenceClient):
+    """huggingface_hub's client for one request, sent over the gateway's own connections.
+
+    The library would answer a 400 that names ``model_kwargs`` by asking again without them, the adapter
+    included, and remember it for the process: TGI would answer from the base. Here no status but 200 reaches
+    the library, and what it wants to send must be what was asked, or nothing is sent. Nor does it send a
+    Hugging Face token of the process's owner.
+    """
+
+    def __init__(self, exchange: Exchange, path: str, body: Mapping[str, Any]) -> None:
+        super().__init__(model=exchange.url, api_key="unused")
+        self._exchange = exchange
+        self._path = path
+        self._body = body
+        self.answer_headers: Mapping[str, str] = {}
+
+    async def _inner_post(  # type: ignore[override]  # streams are not asked for
+        self, request_parameters: RequestParameters, *, stream: bool = False
+    ) -> bytes:
+        url = self._exchange.url + self._path
+        if request_parameters.url != url or request_parameters.json != self._body:
+            error = Internal("REQUEST_ALTERED", "huggingface_hub's client would send another request to TGI")
+            raise BackendFailed(error)
+        answer, self.answer_headers = await self._exchange.post(self._path, self._body)
+        if b"NaN" in answer or b"Infinity" in answer:
+            parsed(answer)  # refuses them as numbers, which the library would pass on
+        return answer
