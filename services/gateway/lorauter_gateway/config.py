@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
-from lorauter.settings import ServiceSettings
+from lorauter.settings import RedisUrl, ServiceSettings
 
 
 class Settings(ServiceSettings):
     """What the gateway reads from its environment."""
 
     router_address: str = Field(pattern=r"^\S+:\d{1,5}$", description="The router's gRPC address, host:port.")
+    redis_url: RedisUrl | None = Field(
+        None,
+        validation_alias=AliasChoices("REDIS_URL", "redis_url"),
+        description="Where gateways keep the books of who has loaded which adapter where, and ask for "
+        "composites: `redis://host:port/0`. Without it, servers that load adapters serve what they hold.",
+    )
+    tenant: str = Field("default", min_length=1, description="Tenant for whom composites are written.")
     max_concurrent_requests: int = Field(
-        256, ge=1, le=100_000, description="Generations at a time; over it callers get 429 at once."
+        1024, ge=1, le=100_000, description="Generations at a time; over it callers get 429 at once."
     )
     max_body_bytes: int = Field(
         2 * 1024 * 1024, ge=1024, le=1024**3, description="Largest HTTP body; over it callers get 413."
@@ -26,4 +33,17 @@ class Settings(ServiceSettings):
     )
     snapshot_poll_seconds: float = Field(
         1.0, gt=0, le=60, description="How often pools and backends are read from the router."
+    )
+    backend_concurrency: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="Generations at a time on a replica for which neither the registry nor its own `/info` "
+        "names a number; over it callers get 429 at once.",
+    )
+    probe_seconds: float = Field(
+        1.0,
+        gt=0,
+        le=60,
+        description="Time between looks at a replica: its health, and what it has loaded.",
     )

@@ -6,22 +6,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-import httpx
-
 from lorauter.gateway.v1 import gateway_pb2, gateway_pb2_grpc
-from lorauter.router.v1.router_pb2 import GetSnapshotResponse
 from lorauter.server.grpc import GrpcServer
 from lorauter.server.run import serve
 from lorauter.telemetry import configure_logging, get_logger
-from lorauter_gateway.adapters.fleet import HttpFleet
+from lorauter_gateway.adapters.books import Link, RedisBooks
+from lorauter_gateway.adapters.composites import RedisComposites
+from lorauter_gateway.adapters.connections import Connections
+from lorauter_gateway.adapters.fleet import KnownFleet
 from lorauter_gateway.adapters.router import GrpcRouter
 from lorauter_gateway.api.grpc import GatewayServicer
 from lorauter_gateway.api.http import create_http
 from lorauter_gateway.config import Settings
 from lorauter_gateway.service import Gateway
+from lorauter_gateway.service.replicas import Replicas
 
 _log = get_logger(__name__)
-_KEPT_CONNECTIONS = 128
 
 
 def main() -> None:
@@ -42,31 +42,33 @@ async def run(settings: Settings) -> None:
 async def assembled(settings: Settings) -> AsyncIterator[Gateway]:
     """Puts the gateway together on its real ports, and follows the router meanwhile."""
     router = GrpcRouter(settings.router_address)
-    async with backend_connections(settings) as http:
-        fleet = HttpFleet(http)
-
-        async def seen(snapshot: GetSnapshotResponse) -> None:
-            await fleet.probe(snapshot.pools)
-
-        follower = asyncio.create_task(router.follow(settings.snapshot_poll_seconds, seen))
+    link = Link(str(settings.redis_url)) if settings.redis_url is not None else None
+    async with Connections(settings.request_timeout_seconds, settings.connect_timeout_seconds) as backends:
+        replicas = Replicas(
+            KnownFleet(backends, settings.probe_seconds),
+            RedisBooks(link) if link else None,
+            settings.probe_seconds,
+            settings.backend_concurrency,
+        )
+        gateway = Gateway(
+            router,
+            replicas,
+            RedisComposites(link, settings.tenant) if link else None,
+            settings.max_concurrent_requests,
+            settings.route_timeout_seconds,
+        )
+        follower = asyncio.create_task(router.follow(settings.snapshot_poll_seconds, replicas.update))
         try:
-            yield Gateway(router, fleet, settings.max_concurrent_requests, settings.route_timeout_seconds)
+            yield gateway
         finally:
             follower.cancel()
             with suppress(asyncio.CancelledError):
                 await follower
+            await gateway.close()
+            await replicas.close()
             await router.close()
-
-
-def backend_connections(settings: Settings) -> httpx.AsyncClient:
-    """Returns the pool of connections to all backends. Reads wait as long as the request may take."""
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(
-            settings.request_timeout_seconds, connect=settings.connect_timeout_seconds, pool=None
-        ),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT_CONNECTIONS),
-        trust_env=False,
-    )
+            if link is not None:
+                await link.close()
 
 
 def grpc_server(gateway: Gateway, settings: Settings) -> GrpcServer:

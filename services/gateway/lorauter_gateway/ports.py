@@ -9,6 +9,7 @@ from typing import Protocol
 
 from lorauter.errors import LorauterError
 from lorauter.router.v1.router_pb2 import (
+    Backend,
     GetSnapshotResponse,
     ResolveAdapterResponse,
     RouteRequest,
@@ -75,9 +76,10 @@ class BackendCall:
 class BackendFailed(Exception):
     """The backend, not the caller, is at fault.
 
-    ``error`` is what the caller gets; ``try_elsewhere``: another replica may do better. ``is_fault``: it counts
-    against the replica's health. ``retry_after_seconds``: the replica is full and says when to come again.
-    ``is_missing``: it does not know the adapter by the name that it was asked for.
+    ``error`` is what the caller gets; ``try_elsewhere``: another replica may do better. ``is_fault``: it
+    counts against the replica's health. ``retry_after_seconds``: the replica is full and says when to come
+    again. ``is_missing``: it does not know the adapter by the name that it was asked for. ``is_noted``: it
+    was counted already, for several requests may wait for what failed.
     """
 
     def __init__(
@@ -95,11 +97,12 @@ class BackendFailed(Exception):
         self.is_fault = is_fault
         self.retry_after_seconds = retry_after_seconds
         self.is_missing = is_missing
+        self.is_noted = False
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a replica: of tokens, of answers to choose from, of requests at a time; 0: it does not say."""
+    """Limits of a replica: of tokens, of answers to choose from, of requests at a time; 0: not told."""
 
     max_input_tokens: int = 0
     max_total_tokens: int = 0
@@ -164,4 +167,143 @@ class LoadingDriver(Driver, Protocol):
 
     async def unload(self, name: str) -> None:
         """Forgets a name; what is not loaded is no error. Raises BackendFailed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One replica of a backend, as it is registered.
+
+    ``replica`` names it among all replicas. ``max_rank`` 0 is any rank. ``max_concurrent_requests`` 0: not
+    registered. ``is_one_of_several``: the backend's URL may stand for several replicas.
+    """
+
+    replica: str
+    backend_id: str
+    kind: str
+    url: str
+    takes: Takes
+    driver: Driver
+    max_rank: int = 0
+    slots: int = 1
+    adapters_path: str = ""
+    shards: int = 1
+    max_concurrent_requests: int = 0
+    draining: bool = False
+    is_one_of_several: bool = False
+
+
+class Fleet(Protocol):
+    """Turns registered backends into clients of their replicas."""
+
+    def speaks(self, kind: str) -> bool:
+        """Whether this gateway knows the kind."""
+        ...
+
+    async def endpoints(self, backend: Backend) -> Sequence[Endpoint]:
+        """Returns the replicas that a backend's URL stands for now; those of before where its name does not
+        resolve."""
+        ...
+
+
+class BooksAway(Exception):
+    """The shared books cannot be read or written now."""
+
+
+class Grant(StrEnum):
+    """What the books say to a gateway that wants to use an adapter on a replica."""
+
+    READY = "ready"
+    """It is there."""
+    WAIT = "wait"
+    """Another one is loading or evicting it: ask again."""
+    LOAD = "load"
+    """The caller is to load it, after unloading the victims."""
+    FULL = "full"
+    """All slots are in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A grant; ``victims`` are to be unloaded before loading."""
+
+    grant: Grant
+    victims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What a replica's own list and the books come to.
+
+    ``ready`` is there by both. ``adopt``: the caller is to check it and to call loaded() or failed().
+    ``unload``: the caller is to unload it and to call evicted().
+    """
+
+    ready: frozenset[str]
+    adopt: tuple[str, ...]
+    unload: tuple[str, ...]
+
+
+class Books(Protocol):
+    """What all gateways together hold on replicas that load adapters. Every call raises BooksAway.
+
+    A gateway's use of an adapter is a lease that runs out unless it is renewed.
+    """
+
+    lease_seconds: float
+    load_seconds: float
+
+    async def acquire(self, replica: str, name: str, slots: int) -> Granted:
+        """Asks for the use of an adapter; unless FULL, this gateway then has a lease on it."""
+        ...
+
+    async def loaded(self, replica: str, name: str) -> bool:
+        """Says that what was granted to LOAD is there; False where another gateway has taken it over."""
+        ...
+
+    async def failed(self, replica: str, name: str, is_gone: bool, victims: Sequence[str]) -> None:
+        """Says that it is not: ``is_gone``: surely not loaded; ``victims``: not surely unloaded."""
+        ...
+
+    async def evicted(self, replica: str, name: str) -> None:
+        """Says that a victim is unloaded."""
+        ...
+
+    async def forget(self, replica: str, name: str) -> None:
+        """Says that the replica does not know it, whatever the books hold."""
+        ...
+
+    async def release(self, replica: str, name: str) -> None:
+        """Gives this gateway's lease back."""
+        ...
+
+    async def renew(self, replica: str, names: Sequence[str]) -> None:
+        """Keeps this gateway's leases."""
+        ...
+
+    async def now(self) -> int:
+        """Returns the books' time in milliseconds."""
+        ...
+
+    async def reconcile(self, replica: str, listed: Sequence[str], since: int, slots: int) -> Reconciled:
+        """Corrects the books by a list that the replica gave after the time ``since``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """A composition in the adapter store, written for a kind of backend."""
+
+    name: str
+    rank: int
+
+
+class Composites(Protocol):
+    """Compositions that are written on demand."""
+
+    async def find(self, pool: str, endpoint: Endpoint, adapters: Sequence[WeightedAdapter]) -> Composite:
+        """Returns the composite of a weighted set.
+
+        Where it is not written, asks for it and raises Skipped (NOT_WRITTEN). Raises BooksAway.
+        """
         ...

@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from prometheus_client.parser import text_string_to_metric_families
 
 from lorauter import AsyncClient
+from lorauter.canary import CANARY_TEXT
 from lorauter.client import NO_RETRY
 from lorauter.errors import FailedPrecondition, NotFound
 from lorauter.router.v1 import router_pb2, router_pb2_grpc
@@ -96,6 +97,8 @@ class EnginePeer:
         self.bodies: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.words = WORDS
+        self.readings: list[list[str]] = []
+        self.without_effect: set[str] = set()
         self.finish_reason = "eos_token"
         self.stopped = asyncio.Event()
         self.begun = asyncio.Event()
@@ -114,6 +117,8 @@ class EnginePeer:
 
     async def generate(self, request: Request) -> Response:
         body = await request.json()
+        if body.get("inputs") == CANARY_TEXT:
+            return self._reading(body["parameters"]["adapters"])
         self.bodies.append(body)
         self.paths.append(request.url.path)
         self.begun.set()
@@ -135,6 +140,15 @@ class EnginePeer:
         if step == "garbage":
             return PlainTextResponse("<html>")
         return JSONResponse(whole, headers={"x-prompt-tokens": "5"})
+
+    def _reading(self, adapters: list[dict[str, Any]]) -> Response:
+        self.readings.append([adapter["id"] for adapter in adapters])
+        added = sum(adapter["weight"] for adapter in adapters if adapter["id"] not in self.without_effect)
+        prefill = [
+            {"id": n, "text": "x", "logprob": -1.0 - 0.1 * added * (n % 3) if n else None} for n in range(40)
+        ]
+        details = {**self._details(), "prefill": prefill, "tokens": []}
+        return JSONResponse({"generated_text": "x", "details": details})
 
     async def _played(self, step: str, lines: list[str]) -> AsyncIterator[str]:
         yield ": keep-alive\n\n"
@@ -294,7 +308,7 @@ async def standing(engines: int = 1, **settings: Any) -> AsyncIterator[Stand]:
         router_port = await server.start("127.0.0.1", 0)
         stand.stop_router = lambda: server.server.stop(0)
         stack.push_async_callback(server.server.stop, 0)
-        options = {"snapshot_poll_seconds": 0.02, **settings}
+        options = {"snapshot_poll_seconds": 0.02, "probe_seconds": 0.05, **settings}
         config = Settings(router_address=f"127.0.0.1:{router_port}", **options)
         gateway = await stack.enter_async_context(assembled(config))
         stand.url = await stack.enter_async_context(listening(create_http(gateway, config)))

@@ -271,21 +271,26 @@ async def test_answer_of_another_protocol_is_typed(stand: Stand, path: str) -> N
     assert "not of its protocol" in answer.json()["error"]
 
 
-async def test_lost_backend_comes_last_until_it_is_healthy_again(pair: Stand) -> None:
+async def test_faulty_backend_is_left_out_until_it_is_healthy_again(pair: Stand) -> None:
     first = pair.engines[0]
     first.is_healthy = False
-    first.script.append((503, "healthcheck", "unhealthy"))
-    while first.script:
-        await pair.client.generate("hi")
+    first.script.extend([(503, "healthcheck", "unhealthy")] * 50)
+
+    async def is_ejected() -> bool:
+        assert (await pair.client.generate("hi")).served.backend_id == "engine-1"
+        found = (await pair.http.get(pair.url + "/v1/backends")).json()["replicas"]
+        return [replica["state"] for replica in found] == ["ejected", "healthy"]
+
+    await pair.until(is_ejected)
     tried = len(first.bodies)
-    for _ in range(4):
+    for _ in range(6):
         await pair.client.generate("hi")
     assert len(first.bodies) == tried
+    first.script.clear()
     first.is_healthy = True
 
     async def is_back() -> bool:
-        await pair.client.generate("hi")
-        return len(first.bodies) > tried
+        return (await pair.client.generate("hi")).served.backend_id == "engine-0"
 
     await pair.until(is_back)
 

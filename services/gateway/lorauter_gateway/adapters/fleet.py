@@ -1,66 +1,90 @@
-"""The backends that the router names, as clients of their kind."""
+"""The backends that the router names, as clients of their replicas."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import asyncio
+import socket
+from collections.abc import Sequence
+from time import monotonic
+from urllib.parse import urlsplit
 
-import httpx
-
-from lorauter.errors import Unavailable
-from lorauter.router.v1 import router_pb2
+from lorauter.router.v1.router_pb2 import Backend
 from lorauter.telemetry import get_logger
-from lorauter_gateway.adapters.engine import EngineBackend
-from lorauter_gateway.domain.rotation import Rotation
-from lorauter_gateway.ports import Backend, Candidate
+from lorauter_gateway.adapters.connections import Connections
+from lorauter_gateway.adapters.kinds import KINDS
+from lorauter_gateway.ports import Driver, Endpoint
 
 _log = get_logger(__name__)
 
-KINDS: Mapping[str, Callable[[str, httpx.AsyncClient], Backend]] = {"engine": EngineBackend}
-"""How to talk to a backend of each kind."""
+_MANY = "dns+"
+_RESOLVE_SECONDS = 2.0
 
 
-class HttpFleet:
-    """Implements ports.Fleet over one pool of keep-alive connections."""
+class KnownFleet:
+    """Implements ports.Fleet: the kinds in KINDS.
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        self._http = http
-        self._rotation = Rotation()
+    ``dns+http://name:port`` stands for one replica at every address of the name, asked for again
+    ``every_seconds``; every other URL is one replica.
+    """
 
-    def candidates(self, pool: router_pb2.PoolSnapshot) -> list[Candidate]:
+    def __init__(self, connections: Connections, every_seconds: float) -> None:
+        self._connections = connections
+        self._every_seconds = every_seconds
+        self._drivers: dict[tuple[str, str], Driver] = {}
+        self._addresses: dict[str, tuple[float, list[str]]] = {}
+
+    def speaks(self, kind: str) -> bool:
         """See ports.Fleet."""
-        active = {backend.backend_id: backend for backend in pool.backends if not backend.draining}
-        if not active:
-            raise Unavailable(
-                "NO_BACKEND",
-                f"pool {pool.pool!r} has no active backend: register one",
-                pool=pool.pool,
-            )
-        known = [name for name, backend in active.items() if backend.kind in KINDS]
-        if not known:
-            kinds = ", ".join(sorted({backend.kind for backend in active.values()}))
-            raise Unavailable(
-                "BACKEND_KIND_UNKNOWN",
-                f"pool {pool.pool!r} has only backends of kinds that this gateway does not speak: {kinds}",
-                pool=pool.pool,
-            )
-        return [self._candidate(active[name]) for name in self._rotation.order(pool.pool, known)]
+        return kind in KINDS
 
-    def _candidate(self, backend: router_pb2.Backend) -> Candidate:
-        return Candidate(backend.backend_id, backend.kind, KINDS[backend.kind](backend.url, self._http))
-
-    def report_down(self, backend_id: str) -> None:
+    async def endpoints(self, backend: Backend) -> Sequence[Endpoint]:
         """See ports.Fleet."""
-        if backend_id not in self._rotation.failed:
-            _log.warning("gateway.backend.lost", backend_id=backend_id)
-        self._rotation.fail(backend_id)
+        is_many = backend.url.startswith(_MANY)
+        urls = await self._resolved(backend.url.removeprefix(_MANY)) if is_many else [backend.url]
+        kind = KINDS[backend.kind]
+        return [
+            Endpoint(
+                replica=f"{backend.backend_id}@{url}",
+                backend_id=backend.backend_id,
+                kind=backend.kind,
+                url=url,
+                takes=kind.takes,
+                driver=self._driver(backend.kind, url),
+                max_rank=backend.max_rank or kind.max_rank,
+                slots=max(1, backend.adapter_slots),
+                adapters_path=backend.adapters_path,
+                shards=max(1, backend.shards),
+                max_concurrent_requests=backend.max_concurrent_requests,
+                draining=backend.draining,
+                is_one_of_several=is_many,
+            )
+            for url in urls
+        ]
 
-    async def probe(self, pools: Iterable[router_pb2.PoolSnapshot]) -> None:
-        """Asks the backends that were down whether they are healthy, and forgets those that are gone."""
-        listed = {backend.backend_id: backend for pool in pools for backend in pool.backends}
-        for backend_id in list(self._rotation.failed):
-            backend = listed.get(backend_id)
-            if backend is None or backend.kind not in KINDS:
-                self._rotation.restore(backend_id)
-            elif await self._candidate(backend).backend.is_healthy():
-                self._rotation.restore(backend_id)
-                _log.info("gateway.backend.restored", backend_id=backend_id)
+    def _driver(self, kind: str, url: str) -> Driver:
+        found = self._drivers.get((kind, url))
+        if found is None:
+            found = self._drivers[kind, url] = KINDS[kind].make(url, self._connections)
+        return found
+
+    async def _resolved(self, url: str) -> list[str]:
+        since, known = self._addresses.get(url, (-1e9, []))
+        if monotonic() - since < self._every_seconds:
+            return known
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            async with asyncio.timeout(_RESOLVE_SECONDS):
+                loop = asyncio.get_running_loop()
+                found = await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError) as error:
+            _log.warning("gateway.backend.unresolved", url=url, error=type(error).__name__)
+        else:
+            hosts = sorted({address[0] for *_, address in found})
+            known = [f"{parts.scheme}://{_bracketed(host)}:{port}{parts.path}" for host in hosts]
+        self._addresses[url] = (monotonic(), known)
+        return known
+
+
+def _bracketed(host: object) -> str:
+    return f"[{host}]" if ":" in str(host) else str(host)

@@ -139,6 +139,8 @@ def _served(serving: Serving) -> pb.Served:
             for a in serving.plan.adapters
         ],
         degraded_reason=serving.plan.degraded_reason,
+        served_name=serving.plan.served_name,
+        replica=serving.replica,
     )
 
 

@@ -20,6 +20,7 @@ COMPOSITIONS = {
 NO_DECISION = "none"
 """Decision of a request whose caller chose what answers."""
 
+_MOST_REASON = 1000
 _TOKEN = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*")
 
 
@@ -27,7 +28,8 @@ def serving_headers(serving: Serving) -> dict[str, str]:
     """Returns the x-lorauter-* headers of an answer.
 
     ``x-lorauter-decision`` is ``none`` and ``x-lorauter-adapters`` is ``base;w=1.0`` where there is no
-    decision or no adapter; ``x-lorauter-degraded`` is there only if the decision was not served as it is.
+    decision or no adapter; ``x-lorauter-degraded`` is there only if the decision was not served as it is, and
+    ``x-lorauter-replica`` only if the backend may have several.
     """
     headers = {
         "x-lorauter-decision": serving.decision.decision_id if serving.decision else NO_DECISION,
@@ -35,9 +37,17 @@ def serving_headers(serving: Serving) -> dict[str, str]:
         "x-lorauter-composition": COMPOSITIONS[serving.plan.composition],
         "x-lorauter-backend": serving.backend_id,
     }
+    if serving.is_one_of_several:
+        headers["x-lorauter-replica"] = serving.replica
     if serving.plan.degraded_reason:
-        headers["x-lorauter-degraded"] = serving.plan.degraded_reason
+        headers["x-lorauter-degraded"] = _field(serving.plan.degraded_reason)
     return headers
+
+
+def _field(text: str) -> str:
+    """Returns what of a text a header may hold: a backend's own words may be in it."""
+    plain = text.encode("ascii", "replace").decode()
+    return "".join(c if c.isprintable() else " " for c in plain)[:_MOST_REASON]
 
 
 def adapter_list(adapters: Sequence[WeightedAdapter]) -> str:

@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToDict
 
 from lorauter.errors import Unavailable
 from lorauter.server.http import create_app
+from lorauter_gateway.api.backends import backend_routes
 from lorauter_gateway.api.dialects import render
 from lorauter_gateway.api.openai import openai_routes
 from lorauter_gateway.api.routing import RouteBody
@@ -30,6 +31,7 @@ def create_http(gateway: Gateway, settings: Settings) -> FastAPI:
     app = create_app("lorauter gateway", readiness, settings.max_body_bytes, render)
     seconds = settings.request_timeout_seconds
     app.include_router(openai_routes(gateway, seconds))
+    app.include_router(backend_routes(gateway))
     app.include_router(tgi_routes(gateway, seconds, settings.max_concurrent_requests))
 
     @app.exception_handler(CallerGone)

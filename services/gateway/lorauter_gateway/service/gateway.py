@@ -1,14 +1,11 @@
-"""Answers requests: route, plan, choose a backend, forward; the one retry loop of the path is here."""
+"""Answers requests: makes room, routes, and forwards to what may answer."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from functools import partial
-from time import perf_counter
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from lorauter.errors import InvalidArgument, LorauterError, NotFound, Unavailable
+from lorauter.errors import InvalidArgument, NotFound
 from lorauter.router.v1.router_pb2 import (
     ChatMessage,
     GetSnapshotResponse,
@@ -17,40 +14,32 @@ from lorauter.router.v1.router_pb2 import (
     RouteRequest,
     RouteResponse,
 )
-from lorauter_gateway import metrics
 from lorauter_gateway.domain.model import Answer, Generation, Target, TargetKind
-from lorauter_gateway.domain.plan import (
-    Capabilities,
-    Plan,
-    plan_base,
-    plan_decision,
-    plan_pin,
-)
-from lorauter_gateway.ports import Backend, BackendCall, BackendFailed, Fleet, Limits, PieceStream, Router
+from lorauter_gateway.domain.plan import wish_base, wish_decision, wish_pin
+from lorauter_gateway.ports import BackendCall, BackendFailed, Composites, Driver, Limits, PieceStream, Router
 from lorauter_gateway.service.admission import Admission, Slot
-from lorauter_gateway.service.serving import OpenStream, Serving, deadline_in, record_failure, within
-
-T = TypeVar("T")
-
-TRIES = 2
-"""A generation is tried on at most this many backends, and on none after its first token."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Resolved:
-    pool: PoolSnapshot
-    decision: RouteResponse | None
-    plan: Callable[[Capabilities], Plan]
+from lorauter_gateway.service.forwarding import Forwarder, Request
+from lorauter_gateway.service.preparing import Preparer
+from lorauter_gateway.service.replica import Pool, Replica
+from lorauter_gateway.service.replicas import Replicas, check_room, no_backend
+from lorauter_gateway.service.serving import OpenStream, Serving, deadline_in, within
 
 
 class Gateway:
     """The use cases; every transport calls these and only translates."""
 
     def __init__(
-        self, router: Router, fleet: Fleet, max_concurrent_requests: int, route_timeout_seconds: float
+        self,
+        router: Router,
+        replicas: Replicas,
+        composites: Composites | None,
+        max_concurrent_requests: int,
+        route_timeout_seconds: float,
     ) -> None:
         self.router = router
-        self._fleet = fleet
+        self._replicas = replicas
+        self._preparer = Preparer(replicas, composites)
+        self._forwarder = Forwarder(self._preparer)
         self._admission = Admission(max_concurrent_requests)
         self._route_timeout_seconds = route_timeout_seconds
 
@@ -59,19 +48,33 @@ class Gateway:
         known = self.router.snapshot()
         return list(known.pools) if known else []
 
+    def replicas(self) -> list[tuple[Replica, list[str] | None]]:
+        """Returns all replicas with the names of what each is known to hold."""
+        return [(replica, self._replicas.held(replica)) for replica in self._replicas.all()]
+
     def lacking(self) -> str:
         """Returns what is missing to serve, empty if nothing is."""
         if self.router.snapshot() is None:
             return "no snapshot yet: the router was not reached"
         return "" if self.router.is_reachable() else "the router does not answer"
 
+    async def close(self) -> None:
+        """Stops what runs beside requests."""
+        await self._preparer.close()
+
     async def describe(self) -> tuple[PoolSnapshot, Limits]:
-        """Returns the first pool and the limits of one of its backends."""
+        """Returns the first pool and the limits of one of its replicas."""
         known = self.pools() or (await self.router.refresh()).pools
         if not known:
             raise NotFound("UNKNOWN_POOL", "there is no pool yet: create one in the registry")
+        pool = await self._pool(known[0].pool)
+        if not pool.replicas:
+            raise no_backend(pool.snapshot)
+        for replica in pool.replicas:
+            if replica.limits is not None:
+                return pool.snapshot, replica.limits
         try:
-            return known[0], await self._fleet.candidates(known[0])[0].backend.limits()
+            return pool.snapshot, await pool.replicas[0].endpoint.driver.limits()
         except BackendFailed as failure:
             raise failure.error from None
 
@@ -82,14 +85,17 @@ class Gateway:
     async def generate(self, generation: Generation, route: str) -> tuple[Answer, Serving]:
         """Returns the whole answer and what served it.
 
-        Raises LorauterError: Exhausted (GATEWAY_FULL) at once when too many run, FailedPrecondition
-        (QUERY_REFUSED), Unavailable (ROUTER_UNAVAILABLE, NO_BACKEND, BACKEND_*), DeadlineExceeded.
-        Cancelling stops the generation on the backend. ``route`` names the transport in metrics.
+        Raises LorauterError: Exhausted (GATEWAY_FULL, BACKENDS_FULL) at once when too many run,
+        FailedPrecondition (QUERY_REFUSED, ADAPTER_NOT_LOADED, COMPOSITION_NOT_SERVABLE), Unavailable
+        (ROUTER_UNAVAILABLE, NO_BACKEND, BACKEND_*), DeadlineExceeded. Cancelling stops the generation on the
+        backend. ``route`` names the transport in metrics.
         """
         with self._admission.enter(route) as slot:
             async with within(deadline_in(generation.timeout_seconds)):
-                resolved = await self._resolve(generation)
-                return await self._forward(resolved, generation, slot, _generate)
+                request = await self._resolve(generation, slot)
+                answer, serving, visit = await self._forwarder.forward(request, _generate)
+                visit.close()
+                return answer, serving
 
     async def stream(self, generation: Generation, route: str) -> OpenStream:
         """Returns once the first piece is there; raises as generate does. The caller must aclose() it."""
@@ -97,22 +103,34 @@ class Gateway:
         deadline = deadline_in(generation.timeout_seconds)
         try:
             async with within(deadline):
-                resolved = await self._resolve(generation)
-                pieces, serving = await self._forward(resolved, generation, slot, _stream)
+                request = await self._resolve(generation, slot)
+                pieces, serving, visit = await self._forwarder.forward(request, _stream)
         except BaseException as error:
             slot.end(error)
             raise
-        return OpenStream(serving, pieces, deadline, slot)
+        return OpenStream(serving, pieces, deadline, slot, visit)
 
-    async def _resolve(self, generation: Generation) -> _Resolved:
+    async def _resolve(self, generation: Generation, slot: Slot) -> Request:
         target = generation.target
-        if target.kind is TargetKind.BASE:
-            return _Resolved(await self._pool(target.pool), None, lambda _: plan_base())
-        if target.kind is TargetKind.PIN:
-            pin = await self._pinned(target)
-            return _Resolved(await self._pool(pin.pool), None, partial(plan_pin, pin))
-        decision = await self.route(_route_request(generation))
-        return _Resolved(await self._pool(decision.pool), decision, partial(plan_decision, decision))
+        pool = await self._pool(target.pool) if target.kind is TargetKind.BASE else self._only(target.pool)
+        with _waiting(pool):
+            if target.kind is TargetKind.BASE:
+                assert pool is not None
+                return Request(pool, wish_base(), None, generation, slot)
+            if target.kind is TargetKind.PIN:
+                pin = await self._pinned(target)
+                return Request(await self._pool(pin.pool), wish_pin(pin), None, generation, slot)
+            decision = await self.route(_route_request(generation))
+            pool = await self._pool(decision.pool)
+            wish = wish_decision(decision, pool.snapshot.serving.refuse_degraded)
+            return Request(pool, wish, decision, generation, slot)
+
+    def _only(self, name: str) -> Pool | None:
+        """Returns the pool that a request is for, as far as that is known before it is routed."""
+        if name:
+            return self._replicas.pool(name)
+        known = self.router.snapshot()
+        return self._replicas.pool(known.pools[0].pool) if known and len(known.pools) == 1 else None
 
     async def _pinned(self, target: Target) -> ResolveAdapterResponse:
         known = self.router.snapshot() or await self.router.refresh()
@@ -125,13 +143,14 @@ class Gateway:
         last = pools[-1] if pools else ""
         return await self.router.resolve(last, target.adapter, self._route_timeout_seconds)
 
-    async def _pool(self, name: str) -> PoolSnapshot:
+    async def _pool(self, name: str) -> Pool:
         seen = self.router.snapshot()
-        if seen and (found := _find(seen, name)):
-            return found
+        if seen and (found := _find(seen, name)) and (pool := self._replicas.pool(found.pool)):
+            return pool
         known = await self.router.refresh()
-        if found := _find(known, name):
-            return found
+        await self._replicas.update(known)
+        if (found := _find(known, name)) and (pool := self._replicas.pool(found.pool)):
+            return pool
         names = ", ".join(pool.pool for pool in known.pools)
         if name:
             raise NotFound("UNKNOWN_POOL", f"there is no pool {name[:80]!r}: use one of {names or '(none)'}")
@@ -141,43 +160,27 @@ class Gateway:
             )
         raise NotFound("UNKNOWN_POOL", "there is no pool yet: create one in the registry")
 
-    async def _forward(
-        self,
-        resolved: _Resolved,
-        generation: Generation,
-        slot: Slot,
-        ask: Callable[[Backend, BackendCall], Awaitable[T]],
-    ) -> tuple[T, Serving]:
-        pool = resolved.pool
-        failed: LorauterError = Unavailable("NO_BACKEND", f"pool {pool.pool!r} has no active backend")
-        for number, candidate in enumerate(self._fleet.candidates(pool)[:TRIES]):
-            plan = resolved.plan(candidate.backend.capabilities)
-            call = BackendCall(generation.prompt, generation.sampling, plan.applied, pool.base_model)
-            if number:
-                metrics.RETRIES.labels(pool.pool).inc()
-            else:
-                metrics.OVERHEAD_SECONDS.observe(perf_counter() - slot.since)
-            try:
-                result = await ask(candidate.backend, call)
-            except BackendFailed as failure:
-                record_failure(candidate.backend_id, failure)
-                if failure.is_down:
-                    self._fleet.report_down(candidate.backend_id)
-                if not failure.try_elsewhere:
-                    raise failure.error from None
-                failed = failure.error
-                continue
-            serving = Serving(resolved.decision, plan, candidate.backend_id, candidate.kind, pool.base_model)
-            return result, serving
-        raise failed
+
+@contextmanager
+def _waiting(pool: Pool | None) -> Iterator[None]:
+    """Refuses what finds no room, and keeps the room for what does until it is on a replica."""
+    if pool is None:
+        yield
+        return
+    check_room(pool)
+    pool.waiting += 1
+    try:
+        yield
+    finally:
+        pool.waiting -= 1
 
 
-async def _generate(backend: Backend, call: BackendCall) -> Answer:
-    return await backend.generate(call)
+async def _generate(driver: Driver, call: BackendCall) -> Answer:
+    return await driver.generate(call)
 
 
-async def _stream(backend: Backend, call: BackendCall) -> PieceStream:
-    return await backend.stream(call)
+async def _stream(driver: Driver, call: BackendCall) -> PieceStream:
+    return await driver.stream(call)
 
 
 def _route_request(generation: Generation) -> RouteRequest:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from lorauter.errors import DeadlineExceeded
 from lorauter.router.v1.router_pb2 import RouteResponse
-from lorauter_gateway import metrics
 from lorauter_gateway.domain.model import Piece
 from lorauter_gateway.domain.plan import Plan, served_model
-from lorauter_gateway.ports import BackendFailed, PieceStream
+from lorauter_gateway.ports import BackendFailed, Endpoint, PieceStream
 from lorauter_gateway.service.admission import Slot
+from lorauter_gateway.service.replica import Visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,28 @@ class Serving:
 
     decision: RouteResponse | None
     plan: Plan
-    backend_id: str
-    backend_kind: str
+    endpoint: Endpoint
     base_model: str
+
+    @property
+    def backend_id(self) -> str:
+        """The backend's id."""
+        return self.endpoint.backend_id
+
+    @property
+    def backend_kind(self) -> str:
+        """What the backend speaks."""
+        return self.endpoint.kind
+
+    @property
+    def replica(self) -> str:
+        """The address of the replica."""
+        return self.endpoint.url
+
+    @property
+    def is_one_of_several(self) -> bool:
+        """Whether the backend may have other replicas."""
+        return self.endpoint.is_one_of_several
 
     @property
     def model(self) -> str:
@@ -35,11 +54,14 @@ class Serving:
 class OpenStream:
     """A running answer, its first piece already there. Iterate it inside aclosing()."""
 
-    def __init__(self, serving: Serving, pieces: PieceStream, deadline: float, slot: Slot) -> None:
+    def __init__(
+        self, serving: Serving, pieces: PieceStream, deadline: float, slot: Slot, visit: Visit
+    ) -> None:
         self.serving = serving
         self._pieces = pieces
         self._deadline = deadline
         self._slot = slot
+        self._visit = visit
 
     def __aiter__(self) -> OpenStream:
         return self
@@ -52,14 +74,14 @@ class OpenStream:
         except StopAsyncIteration:
             raise
         except BackendFailed as failure:
-            record_failure(self.serving.backend_id, failure)
-            self._slot.end(failure.error)
+            self._visit.failed(failure)
+            self._end(failure.error)
             raise failure.error from None
         except BaseException as error:
-            self._slot.end(error)
+            self._end(error)
             raise
         if piece.finish is not None:
-            self._slot.end(None)
+            self._end(None)
         return piece
 
     async def aclose(self) -> None:
@@ -67,12 +89,11 @@ class OpenStream:
         try:
             await self._pieces.aclose()
         finally:
-            self._slot.end(asyncio.CancelledError())
+            self._end(asyncio.CancelledError())
 
-
-def record_failure(backend_id: str, failure: BackendFailed) -> None:
-    """Counts a failure that was a backend's fault."""
-    metrics.BACKEND_FAILURES.labels(backend_id, failure.error.reason).inc()
+    def _end(self, error: BaseException | None) -> None:
+        self._visit.close()
+        self._slot.end(error)
 
 
 def deadline_in(timeout_seconds: float) -> float:
