@@ -61,15 +61,13 @@ class WantedCompositions(Protocol):
 class Question:
     """One evaluation: an input as build_input returns it, its target, and who answers.
 
-    ``adapter`` is a digest, empty for the base. ``adapter_id`` is the name under which a backend that knows
-    no digests has loaded it. A weighted set has ``members``, (digest, weight) each, and a name of its own for
-    ``adapter``.
+    ``adapter`` is a digest, empty for the base. A weighted set has ``members``, (digest, weight) each, and a
+    name of its own for ``adapter``.
     """
 
     input: Mapping[str, Any]
     target: str
     adapter: str
-    adapter_id: str = ""
     members: tuple[tuple[str, float], ...] = ()
 
 

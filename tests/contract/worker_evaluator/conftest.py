@@ -22,6 +22,7 @@ import httpx
 import numpy as np
 import pytest
 
+from lorauter.identifiers import backend_name
 from lorauter.lora.check import read_modules
 from lorauter.lora.config import AdapterConfig
 from lorauter.lora.store import AdapterStore
@@ -61,7 +62,7 @@ class Pool:
         if chat:
             asked = {"messages": [{"role": "user", "content": text}]}
         digest = self.digests.get(adapter, "sha256:" + "0" * 64) if adapter else ""
-        return Question(asked, target, digest, adapter)
+        return Question(asked, target, digest)
 
 
 @pytest.fixture(scope="session")
@@ -155,9 +156,9 @@ class Front:
 
     engine_url: str
     digests: Mapping[str, str]
-    """Adapters by the names that it knows them by."""
+    """The adapters that it has, by the names that tests call them by; it knows their folders' names."""
     hangs: set[str] = field(default_factory=set)
-    """Names that it never answers for; an empty one is the base."""
+    """Adapters that it never answers for; an empty one is the base."""
     calls: list[tuple[str, dict]] = field(default_factory=list)
     busy: Counter[str] = field(default_factory=Counter)
     """How many calls are under way, and the most that were."""
@@ -200,6 +201,11 @@ class Front:
     def listed(self, path: str) -> tuple[int, object]:
         return (200, {}) if path == "/health" else (404, {"detail": "Not Found"})
 
+    def called(self, folder: str) -> str:
+        """Returns what tests call an adapter, or what it was asked for by."""
+        names = {backend_name(digest): name for name, digest in self.digests.items()}
+        return names.get(folder, folder)
+
     def take(self, path: str, body: dict) -> tuple[int, object]:
         with self._lock:
             self.calls.append((path, body))
@@ -231,9 +237,12 @@ class Front:
 class TgiFront(Front):
     """Speaks as TGI: adapters by name, and the base for a name that it does not know."""
 
+    def listed(self, path: str) -> tuple[int, object]:
+        return (200, {"model_id": BASE_ID}) if path == "/info" else super().listed(path)
+
     def named(self, body: dict) -> list[str]:
         name = body["model"] if "messages" in body else body["parameters"].get("adapter_id", "")
-        return ["" if name == "tgi" else name]
+        return ["" if name == "tgi" else self.called(name)]
 
     def answer(self, path: str, body: dict) -> tuple[int, object]:
         digest = self.digests.get(self.named(body)[0], "")
@@ -247,21 +256,25 @@ class VllmFront(Front):
     """Speaks as vLLM: adapters by name as listed, 404 for others, prompt_logprobs on demand."""
 
     resolves: frozenset[str] = frozenset()
-    """Names that it answers for and does not list."""
+    """Adapters that it lists only once they were asked for, as a resolver loads them."""
+    hides: frozenset[str] = frozenset()
+    """Adapters that it answers for and never lists."""
     roots: Mapping[str, str] = {}
     has_prompt_logprobs = True
 
     def listed(self, path: str) -> tuple[int, object]:
         if path != "/v1/models":
             return super().listed(path)
+        asked = {name for _, body in self.calls for name in self.named(body)}
         adapters = [
-            {"id": name, "root": self.roots.get(name, f"/adapters/{name}"), "parent": BASE_ID}
-            for name in self.digests.keys() - self.resolves
+            {"id": folder, "root": self.roots.get(name, f"/adapters/{folder}"), "parent": BASE_ID}
+            for name in self.digests.keys() - self.hides - (self.resolves - asked)
+            for folder in [backend_name(self.digests[name])]
         ]
         return 200, {"object": "list", "data": [*adapters, {"id": BASE_ID, "root": "/base", "parent": None}]}
 
     def named(self, body: dict) -> list[str]:
-        return ["" if body["model"] == BASE_ID else body["model"]]
+        return ["" if body["model"] == BASE_ID else self.called(body["model"])]
 
     def answer(self, path: str, body: dict) -> tuple[int, object]:
         name = self.named(body)[0]

@@ -55,7 +55,7 @@ def test_an_answer_ends_at_the_stop_text_or_the_most_tokens_when_the_task_says_s
     assert scores(evaluate(asked, short)[1]) == [1.0] * 4
     assert scores(evaluate(asked, EXACT)[1]) == [0.0] * 4
     firsts = [
-        pool.question(q.input["prompt"].removesuffix("<answer>"), q.target[0], q.adapter_id) for q in asked
+        pool.question(q.input["prompt"].removesuffix("<answer>"), q.target[0], "dash-word-a") for q in asked
     ]
     stopped = Scoring(metric("exact_match"), GenerationSpec(stop=("-",)))
     assert scores(evaluate(firsts, stopped)[1]) == [1.0] * 4

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lorauter.errors import FailedPrecondition
+from lorauter.errors import FailedPrecondition, Unavailable
+from lorauter.identifiers import backend_name
 from lorauter.prompts import GenerationSpec
 from lorauter_worker.adapters.replicas import Failure, Replicas
 from lorauter_worker.adapters.single_calls import Asking, NotFiniteError, Request, SingleCalls
@@ -25,16 +26,21 @@ ReadToken = tuple[int, float | None]
 class CompletionEvaluator(ABC):
     """An Evaluator that scores generated text, or the target's likelihood where the protocol tells it.
 
-    Each adapter that is new to it answers one question first, so that one that is broken, slow or not
-    there costs little. A likelihood is the mean over the target's tokens, without an end.
+    Adapters are asked for as the gateway does, under the name of their folder in the adapter store. Each one
+    that is new answers one question first, so that one that is broken or slow costs little. What one replica
+    has and another one lacks is the backend's trouble, and no adapter's. A likelihood is the mean over the
+    target's tokens, without an end.
     """
 
     takes_sets = False
+    about = ""
+    """What a replica that is there answers a GET of with a JSON object."""
 
     def __init__(self, urls: Sequence[str], timeout_seconds: float) -> None:
         """``timeout_seconds`` bounds how long a batch may go without an answer from any replica."""
         self.replicas = Replicas(urls, timeout_seconds, IN_FLIGHT)
         self.calls = SingleCalls(self.replicas)
+        self._alone: dict[str, SingleCalls] = {}
         self._met: set[str] = {""}
         self._tells_targets = False
         self._prompts: dict[str, list[int]] = {}
@@ -55,12 +61,19 @@ class CompletionEvaluator(ABC):
     def read_tokens(self, body: Mapping[str, Any]) -> Sequence[ReadToken]:
         """Returns the tokens that were read, empty if the server does not tell. Raises as a parser does."""
 
-    @abstractmethod
-    def not_served(self, questions: Mapping[str, Question]) -> Mapping[str, str]:
-        """Returns adapters for which the server answered without having them, and what shows it.
+    def not_loaded(self, url: str, questions: Mapping[str, Question]) -> Mapping[str, str]:
+        """Returns the adapters that a replica says that it does not have, and what shows it.
 
-        ``questions`` has one for each adapter.
+        ``questions`` has one for each adapter, none of them asked yet.
         """
+        return {}
+
+    def not_served(self, url: str, questions: Mapping[str, Question]) -> Mapping[str, str]:
+        """Returns the adapters that a replica would answer for without having them, and what shows it.
+
+        ``questions`` has one for each adapter, all of them answered by some replica.
+        """
+        return {}
 
     def evaluate(
         self, questions: Sequence[Question], scoring: Scoring, likelihood_only: bool = False
@@ -72,9 +85,12 @@ class CompletionEvaluator(ABC):
         asking = self._likelihoods(scoring, likelihood_only) if by_likelihood else self._texts(scoring)
         first: dict[str, int] = {}
         for place, question in enumerate(questions):
-            if question.adapter not in self._met:
+            if question.adapter not in self._met | self.calls.refused.keys():
                 first.setdefault(question.adapter, place)
         answers: dict[int, Answer] = {}
+        if first:
+            self._leave_out_those_away()
+            self._refuse(self.not_loaded, {name: questions[place] for name, place in first.items()})
         rest = sorted(set(range(len(questions))) - set(first.values()))
         for places in (list(first.values()), rest):
             more = self.calls.ask({place: questions[place] for place in places}, asking)
@@ -88,19 +104,52 @@ class CompletionEvaluator(ABC):
 
     def close(self) -> None:
         """See Evaluator."""
+        for calls in self._alone.values():
+            calls.close()
         self.replicas.close()
 
     def name(self, question: Question) -> str:
-        """Returns what the server calls the question's adapter."""
-        return question.adapter_id or question.adapter
+        """Returns what servers call the question's adapter; empty for the base."""
+        return backend_name(question.adapter) if question.adapter else ""
+
+    def alone(self, url: str) -> SingleCalls:
+        """Returns calls to one replica by itself."""
+        if len(self.replicas.urls) == 1:
+            return self.calls
+        if url not in self._alone:
+            self._alone[url] = SingleCalls(self.replicas.alone(url))
+        return self._alone[url]
+
+    def _leave_out_those_away(self) -> None:
+        """Calls no replica any more that is away now: it would come back without being looked at."""
+        there = self.replicas.get(self.about)
+        if there:
+            self.replicas.keep(there)
 
     def _meet(self, answered: Sequence[Question]) -> None:
         """Refuses new adapters that the server only seems to have."""
         new = {question.adapter: question for question in answered if question.adapter not in self._met}
         if new:
-            for adapter, why in self.not_served(new).items():
-                self.calls.refused[adapter] = Refused(Fault.DOES_NOT_LOAD, why)
+            self._refuse(self.not_served, new)
             self._met.update(new)
+
+    def _refuse(
+        self,
+        lacking: Callable[[str, Mapping[str, Question]], Mapping[str, str]],
+        questions: Mapping[str, Question],
+    ) -> None:
+        """Refuses what all replicas lack; raises Unavailable (REPLICAS_DIFFER) where only some do."""
+        by_url = {url: lacking(url, questions) for url in self.replicas.urls}
+        for adapter in questions:
+            whys = {url: found[adapter] for url, found in by_url.items() if adapter in found}
+            if 0 < len(whys) < len(by_url):
+                raise Unavailable(
+                    "REPLICAS_DIFFER",
+                    f"adapter {self.name(questions[adapter])} is not on every replica: "
+                    f"{next(iter(whys.values()))}; give all the same adapters, or wait for a roll-out",
+                )
+            if whys:
+                self.calls.refused[adapter] = Refused(Fault.DOES_NOT_LOAD, next(iter(whys.values())))
 
     def _texts(self, scoring: Scoring) -> Asking:
         def read(question: Question, body: Mapping[str, Any]) -> Answer:
@@ -126,7 +175,7 @@ class CompletionEvaluator(ABC):
 
         Raises FailedPrecondition (LIKELIHOOD_UNSUPPORTED), after one question at most.
         """
-        bare = {_key(question): replace(question, adapter="", adapter_id="") for question in questions}
+        bare = {_key(question): replace(question, adapter="") for question in questions}
         self._tells_targets = self._tells_targets or any(map(self._check_reading, bare.values()))
         new = {key: question for key, question in bare.items() if key not in self._prompts}
         for key, tokens in zip(new, self._read([(each, "") for each in new.values()]), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -89,6 +89,7 @@ class Replicas:
         """``timeout_seconds``: how long no replica may answer before the backend counts as away."""
         self.urls = [url.rstrip("/") for url in urls]
         self.timeout_seconds = timeout_seconds
+        self._in_flight = in_flight
         self._slots = [url for _ in range(in_flight) for url in self.urls]
         self._away: dict[str, float] = {}
         """When each replica that is away is looked for again, by time.monotonic()."""
@@ -99,6 +100,15 @@ class Replicas:
     def close(self) -> None:
         """Releases connections."""
         self._client.close()
+
+    def alone(self, url: str) -> Replicas:
+        """Returns one of the replicas by itself, to be closed."""
+        return Replicas([url], self.timeout_seconds, self._in_flight)
+
+    def keep(self, urls: Collection[str]) -> None:
+        """Calls no others of the replicas any more."""
+        self.urls = [url for url in self.urls if url in urls]
+        self._slots = [url for url in self._slots if url in urls]
 
     def map(self, calls: Sequence[Call]) -> list[Reply]:
         """Returns the replies in order. A replica that is away leaves its share to the others.
@@ -125,9 +135,10 @@ class Replicas:
     def get(self, path: str) -> dict[str, dict[str, Any]]:
         """Returns what each replica that is there answers to a GET, by its URL."""
         found = {}
+        limit = min(CONNECT_SECONDS, self.timeout_seconds / 4)
         for url in self.urls:
             try:
-                response = self._client.get(url + path, timeout=CONNECT_SECONDS)
+                response = self._client.get(url + path, timeout=limit)
                 found[url] = response.raise_for_status().json()
             except (httpx.HTTPError, ValueError):
                 continue

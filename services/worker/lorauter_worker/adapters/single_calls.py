@@ -59,6 +59,10 @@ class SingleCalls:
         self._replicas = replicas
         self._limit = LIMIT * replicas.timeout_seconds
 
+    def close(self) -> None:
+        """Releases connections."""
+        self._replicas.close()
+
     def post(self, requests: Sequence[Request]) -> list[Reply]:
         """Returns replies to requests that cannot be an adapter's fault. Raises Unavailable as ask() does."""
         replies = self._replicas.map([Call(*request, self._limit) for request in requests])
@@ -66,6 +70,11 @@ class SingleCalls:
             if isinstance(reply, Failure) and reply.trouble not in _FINAL:
                 raise _away(reply.detail)
         return replies
+
+    def sent(self, requests: Sequence[Request], probe: Request) -> list[Reply]:
+        """Returns replies to requests that may be an adapter's fault: ``probe`` is the same to the base."""
+        base = Call(*probe, self._limit / 2)
+        return self._replicas.map([Call(*request, self._limit, base) for request in requests])
 
     def ask(self, questions: Mapping[int, Question], asking: Asking) -> dict[int, Answer]:
         """Returns the answers by place. What is left out is refused, or not even the base can take it.
@@ -78,7 +87,7 @@ class SingleCalls:
         answers, troubles = self._try(usable, asking)
         self._raise_if_base_fails(usable, troubles)
         doubted = {place: usable[place] for place in troubles if usable[place].adapter}
-        bare = {place: replace(question, adapter="", adapter_id="") for place, question in doubted.items()}
+        bare = {place: replace(question, adapter="") for place, question in doubted.items()}
         by_base, base_troubles = self._try(bare, asking)
         self._raise_if_base_fails(bare, base_troubles)
         late = {place: doubted[place] for place in by_base if not troubles[place].is_final}
@@ -112,7 +121,7 @@ class SingleCalls:
         return answers, troubles
 
     def _call(self, question: Question, request: Request, asking: Asking) -> Call:
-        bare = asking.request(replace(question, adapter="", adapter_id=""))
+        bare = asking.request(replace(question, adapter=""))
         probe = Call(*bare, self._limit / 2) if bare and question.adapter else None
         return Call(*request, self._limit, probe)
 

@@ -6,10 +6,10 @@ client drops ``adapter_id`` on a 400 that it does not like, and asks again, so t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lorauter.canary import CANARY_TEXT, Reading, has_effect
 from lorauter.errors import Unavailable
 from lorauter.prompts import GenerationSpec
 from lorauter_worker.adapters.chat_wire import CHAT_PATH, chat_body, chat_text
@@ -21,19 +21,22 @@ from lorauter_worker.ports import Question
 BASE_MODEL = "tgi"
 """What TGI's OpenAI routes call the base, of whatever name."""
 
-SAME = 1e-3
-"""Mean difference of tokens' log-probabilities (nats) up to which an adapter answers as the base."""
-
 
 class TgiEvaluator(CompletionEvaluator):
     """An Evaluator on TGI. Likelihoods come with a raw prompt's prefill; for messages there are none.
 
-    TGI answers an unknown adapter's requests with the base and lists no adapters. So every adapter reads
-    one text that the base reads too: where all tokens are as likely, the adapter is not there.
+    TGI answers an unknown adapter's requests with the base, and lists no adapters. So every adapter reads the
+    canary on every replica, beside the base: where it changes nothing, it is not there. TGI loads adapters at
+    its start only, from LORA_ADAPTERS: ``<name>=<path>``, where the name is that of the folder.
     """
 
-    _probed: tuple[str, Sequence[float | None]] | None = None
-    """The text, and what the base makes of it."""
+    about = "/info"
+
+    def __init__(self, urls: Sequence[str], timeout_seconds: float) -> None:
+        """See CompletionEvaluator."""
+        super().__init__(urls, timeout_seconds)
+        self._bases: dict[str, Reading] = {}
+        """What each replica's base makes of the canary."""
 
     def answer_request(self, question: Question, generation: GenerationSpec) -> Request:
         """See CompletionEvaluator."""
@@ -68,30 +71,30 @@ class TgiEvaluator(CompletionEvaluator):
         """See CompletionEvaluator."""
         return [(int(token["id"]), token["logprob"]) for token in body["details"]["prefill"]]
 
-    def not_served(self, questions: Mapping[str, Question]) -> Mapping[str, str]:
+    def not_served(self, url: str, questions: Mapping[str, Question]) -> Mapping[str, str]:
         """See CompletionEvaluator."""
-        if self._probed is None:
-            text = _text(next(iter(questions.values())))
-            self._probed = text, self._read_with([""], text)[0]
-        text, base = self._probed
+        if url not in self._bases:
+            self._bases[url] = self._read_with(url, [""])[0]
         names = [self.name(question) for question in questions.values()]
-        found = zip(questions, names, self._read_with(names, text), strict=True)
+        *readings, again = self._read_with(url, [*names, ""])
         return {
-            adapter: f"not loaded by {', '.join(self.replicas.urls)}, which answers {name!r} as it answers "
-            "without an adapter: list it in LORA_ADAPTERS"
-            for adapter, name, logprobs in found
-            if _is_same(base, logprobs)
+            adapter: f"not loaded by {url}, which answers {name} as it answers without an adapter: list "
+            f"{name}=<its folder in the adapter store> in LORA_ADAPTERS"
+            for adapter, name, reading in zip(questions, names, readings, strict=True)
+            if has_effect(self._bases[url], reading, again) is False
         }
 
-    def _read_with(self, names: Sequence[str], text: str) -> list[Sequence[float | None]]:
-        """Has adapters, or the base without a name, read a text; returns all log-probabilities."""
-        read: list[Sequence[float | None]] = []
-        for reply in self.calls.post([self._reading(text, name) for name in names]):
+    def _read_with(self, url: str, names: Sequence[str]) -> list[Reading]:
+        """Has adapters, or the base without a name, read the canary."""
+        calls = self.alone(url)
+        read: list[Reading] = []
+        for reply in calls.post([self._reading(CANARY_TEXT, name) for name in names]):
             if isinstance(reply, Failure):
                 raise Unavailable(
-                    "BACKEND_UNAVAILABLE", f"TGI does not read what it answered: {reply.detail}"
+                    "BACKEND_UNAVAILABLE",
+                    f"{url} does not read {len(CANARY_TEXT)} characters: {reply.detail}",
                 )
-            read.append(self.calls.parsed(_all_logprobs, reply))
+            read.append(calls.parsed(_logprobs, reply))
         return read
 
     def _reading(self, text: str, name: str) -> Request:
@@ -108,22 +111,5 @@ class TgiEvaluator(CompletionEvaluator):
         return "/generate", {"inputs": text, "parameters": parameters | adapter}
 
 
-def _all_logprobs(body: Mapping[str, Any]) -> Sequence[float | None]:
-    details = body["details"]
-    return [token["logprob"] for token in (*details["prefill"], *details["tokens"])]
-
-
-def _text(question: Question) -> str:
-    if "prompt" in question.input:
-        return str(question.input["prompt"])
-    return "\n".join(str(message["content"]) for message in question.input["messages"])
-
-
-def _is_same(first: Sequence[float | None], second: Sequence[float | None]) -> bool:
-    pairs = [
-        (a, b)
-        for a, b in zip(first, second, strict=False)
-        if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)
-    ]
-    is_comparable = bool(pairs) and len(first) == len(second)
-    return is_comparable and sum(abs(a - b) for a, b in pairs) / len(pairs) <= SAME
+def _logprobs(body: Mapping[str, Any]) -> Reading:
+    return [token["logprob"] for token in body["details"]["prefill"]]

@@ -13,6 +13,7 @@ from lorauter.errors import Unavailable
 from lorauter.prompts import GenerationSpec
 from lorauter_worker.adapters.chat_wire import CHAT_PATH, chat_body, chat_text, settings
 from lorauter_worker.adapters.completion_evaluator import CompletionEvaluator, ReadToken
+from lorauter_worker.adapters.replicas import Failure
 from lorauter_worker.adapters.single_calls import Request
 from lorauter_worker.ports import Question
 
@@ -22,10 +23,15 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 class VllmEvaluator(CompletionEvaluator):
     """An Evaluator on vLLM. Likelihoods are prompt_logprobs, for raw prompts and messages.
 
-    vLLM refuses unknown adapters. Other servers of this protocol may answer them with the base, so an
-    adapter counts only if /v1/models lists it once it was asked: a resolver loads it then.
+    It loads and unloads nothing: gateways share out the servers' slots among themselves, and a worker that
+    took some would have adapters leave that are in use. What is to be measured must be there, or must come
+    when it is asked for: by vLLM's own filesystem resolver on the folder of the adapter store, whose loads
+    gateways find in the server's list. Each replica is asked once for what it does not list. vLLM refuses
+    unknown adapters; other servers of this protocol may answer them with the base, so an adapter counts only
+    if /v1/models lists it then.
     """
 
+    about = "/v1/models"
     _base = ""
 
     def answer_request(self, question: Question, generation: GenerationSpec) -> Request:
@@ -59,19 +65,34 @@ class VllmEvaluator(CompletionEvaluator):
         candidates = [next(iter(token.items())) if token else None for token in told]
         return [(int(each[0]), each[1]["logprob"]) if each else (-1, None) for each in candidates]
 
-    def not_served(self, questions: Mapping[str, Question]) -> Mapping[str, str]:
+    def not_loaded(self, url: str, questions: Mapping[str, Question]) -> Mapping[str, str]:
         """See CompletionEvaluator."""
+        models = self._listed().get(url, {})
+        unlisted = [question for question in questions.values() if self.name(question) not in models]
+        said = self._resolve(url, unlisted)
+        models = self._listed().get(url, {}) if unlisted else models
         missing = {}
-        for url, models in self._listed().items():
-            for adapter, question in questions.items():
-                name = self.name(question)
-                root = str(models.get(name, {}).get("root") or "")
-                digests = _DIGEST.findall(root)
-                if name not in models:
-                    missing[adapter] = f"not loaded by {url}: /v1/models does not list {name!r}"
-                elif digests and not any(digest in adapter for digest in digests):
-                    missing[adapter] = f"{url} has other content loaded as {name!r}: {root[:300]}"
+        for adapter, question in questions.items():
+            name = self.name(question)
+            root = str(models.get(name, {}).get("root") or "")
+            digests = _DIGEST.findall(root)
+            if name not in models:
+                missing[adapter] = (
+                    f"not loaded by {url}: /v1/models does not list {name}{said.get(name, '')}; load it, or "
+                    "set VLLM_PLUGINS=lora_filesystem_resolver, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and "
+                    "VLLM_LORA_RESOLVER_CACHE_DIR to the folder of the adapter store"
+                )
+            elif digests and name not in digests:
+                missing[adapter] = f"{url} has other content loaded as {name}: {root[:300]}"
         return missing
+
+    def _resolve(self, url: str, questions: Sequence[Question]) -> Mapping[str, str]:
+        """Asks for adapters that are not listed, so that a resolver loads them; returns refusals by name."""
+        names = [self.name(question) for question in questions]
+        probe = _shortest(self._base_model())
+        replies = self.alone(url).sent([_shortest(name) for name in names], probe) if names else []
+        said = zip(names, replies, strict=True)
+        return {name: f" ({reply.detail})" for name, reply in said if isinstance(reply, Failure)}
 
     def _model(self, question: Question) -> str:
         return self.name(question) or self._base_model()
@@ -95,3 +116,7 @@ class VllmEvaluator(CompletionEvaluator):
                 "BACKEND_UNAVAILABLE", f"{', '.join(self.replicas.urls)} lists no models at /v1/models"
             )
         return listed
+
+
+def _shortest(model: str) -> Request:
+    return "/v1/completions", {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}

@@ -93,7 +93,6 @@ class TaskTable:
                 inputs[place],
                 self.task.examples[place].target,
                 self.arms[row].digest,
-                "" if self.arms[row].is_base else self.arms[row].adapter_id,
                 tuple((member.digest, weight) for member, weight in self.arms[row].members),
             )
             for row, place in cells
