@@ -78,7 +78,7 @@ def _translation(error: BaseException) -> BackendFailed:
 def refusal(status: int, body: bytes, headers: Mapping[str, str]) -> Fault:
     """Returns the error for an answer with a ``status`` other than 200."""
     message, error_type, reason = _read(body)
-    return _fault(status, message or f"it answered {status}", error_type, reason, headers)
+    return _fault(status, message or f"the backend answered {status}", error_type, reason, headers)
 
 
 def event_fault(event: Mapping[str, object]) -> Fault:

@@ -50,7 +50,7 @@ class TgiDriver:
             found = await client.text_generation(
                 body["inputs"], model=self._exchange.url + _GENERATE, **body["parameters"]
             )
-            return tgi_bodies.read_answer(found, client.answer_headers)
+            return tgi_bodies.read_answer(_without_absent(found), client.answer_headers)
 
     async def stream(self, call: BackendCall) -> Pieces:
         """See ports.Driver."""
@@ -78,6 +78,12 @@ class TgiDriver:
         answer, _ = await self._exchange.post(_GENERATE, body)
         with translated():
             return tgi_bodies.read_prefill(parsed(answer))
+
+
+def _without_absent(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the answer without what the library adds as None, a seed aside, which TGI itself has so."""
+    details = {name: part for name, part in found["details"].items() if part is not None or name == "seed"}
+    return {**found, "details": details}
 
 
 class _Client(AsyncInferenceClient):

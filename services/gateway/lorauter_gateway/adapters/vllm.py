@@ -5,7 +5,8 @@ Source: vLLM's entrypoints/openai and docs/features/lora.md. Loading needs VLLM_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 from lorauter.errors import Unavailable
 from lorauter_gateway.adapters import faults
@@ -16,6 +17,8 @@ from lorauter_gateway.adapters.faults import Fault, translated
 from lorauter_gateway.domain.model import Answer
 from lorauter_gateway.domain.plan import WeightedAdapter
 from lorauter_gateway.ports import BackendCall, BackendFailed, Limits
+
+T = TypeVar("T")
 
 _COMPLETIONS = "/v1/completions"
 _CHAT = "/v1/chat/completions"
@@ -32,18 +35,23 @@ class VllmDriver:
 
     async def generate(self, call: BackendCall) -> Answer:
         """See ports.Driver."""
-        path, body = await self._request(call, stream=False)
-        answer = await self._post(path, body, call.served_name)
+
+        async def ask(model: str) -> bytes:
+            path, body = _request(call, model, stream=False)
+            return (await self._exchange.post(path, body))[0]
+
+        answer = await self._named(call.served_name, call.base_model, ask)
         with translated():
             return wire.read_answer(parsed(answer))
 
     async def stream(self, call: BackendCall) -> Pieces:
         """See ports.Driver."""
-        path, body = await self._request(call, stream=True)
-        try:
+
+        async def ask(model: str) -> Pieces:
+            path, body = _request(call, model, stream=True)
             return await self._exchange.stream(path, body, wire.TextStream())
-        except BackendFailed as failure:
-            raise self._forgotten(failure, call.served_name) from None
+
+        return await self._named(call.served_name, call.base_model, ask)
 
     async def is_healthy(self) -> bool:
         """See ports.Driver."""
@@ -59,8 +67,11 @@ class VllmDriver:
         self, text: str, adapters: Sequence[WeightedAdapter], served_name: str, base_model: str
     ) -> Sequence[float]:
         """See ports.Driver: prompt_logprobs, which are vLLM's own."""
-        body = wire.reading_body(text, served_name or await self._base_name(base_model))
-        answer = await self._post(_COMPLETIONS, body, served_name)
+
+        async def ask(model: str) -> bytes:
+            return (await self._exchange.post(_COMPLETIONS, wire.reading_body(text, model)))[0]
+
+        answer = await self._named(served_name, base_model, ask)
         with translated():
             return wire.read_prompt(parsed(answer))
 
@@ -87,31 +98,29 @@ class VllmDriver:
             if not (failure.error.reason == "LOAD_REFUSED" and is_done in failure.error.message):
                 raise
 
-    async def _request(self, call: BackendCall, stream: bool) -> tuple[str, Mapping[str, object]]:
-        model = call.served_name or await self._base_name(call.base_model)
-        if isinstance(call.prompt, str):
-            return _COMPLETIONS, wire.completion_body(call, model, stream)
-        return _CHAT, wire.chat_body(call, model, stream)
-
-    async def _post(self, path: str, body: Mapping[str, object], served_name: str) -> bytes:
+    async def _named(self, served_name: str, base_model: str, ask: Callable[[str], Awaitable[T]]) -> T:
+        """Asks under the adapter's name, else under the base's, which is looked up again if it changed."""
+        if served_name:
+            return await ask(served_name)
+        name = self._base or await self._base_name(base_model)
         try:
-            answer, _ = await self._exchange.post(path, body)
+            return await ask(name)
         except BackendFailed as failure:
-            raise self._forgotten(failure, served_name) from None
-        return answer
+            if not failure.is_missing:
+                raise
+        return await ask(await self._base_name(base_model))
 
     async def _base_name(self, base_model: str) -> str:
-        if not self._base:
-            models = await self._exchange.get(_MODELS)
-            with translated():
-                self._base = wire.base_of(wire.listed(models), base_model)
+        models = await self._exchange.get(_MODELS)
+        with translated():
+            self._base = wire.base_of(wire.listed(models), base_model)
         return self._base
 
-    def _forgotten(self, failure: BackendFailed, served_name: str) -> BackendFailed:
-        """Asks for the base's name again next time where the server no longer knows it."""
-        if failure.is_missing and not served_name:
-            self._base = ""
-        return failure
+
+def _request(call: BackendCall, model: str, stream: bool) -> tuple[str, Mapping[str, object]]:
+    if isinstance(call.prompt, str):
+        return _COMPLETIONS, wire.completion_body(call, model, stream)
+    return _CHAT, wire.chat_body(call, model, stream)
 
 
 def _load_refusal(status: int, body: bytes, headers: Mapping[str, str]) -> Fault:
