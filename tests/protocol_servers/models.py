@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import aiohttp
@@ -47,6 +47,7 @@ class Token:
         return {"id": self.id, "text": self.text, "logprob": self.logprob, "special": self.special}
 
 
+_NOT_STREAMED = frozenset({"decoder_input_details", "return_full_text"})
 _SURELY_FIT = 128
 """Characters, and new tokens, that every context has room for."""
 
@@ -152,16 +153,35 @@ class EngineModel:
         """See Model."""
         adapters = _adapters(weights)
         if isinstance(prompt, str):
+            given = {name: value for name, value in parameters.items() if name not in _NOT_STREAMED}
             body: dict[str, Any] = {
                 "inputs": prompt,
-                "parameters": {**parameters, "details": True, "adapters": adapters},
+                "parameters": {**given, "details": True, "adapters": adapters},
             }
             tokens = _raw_tokens(self._events("/generate_stream", body))
         else:
-            tokens = _chat_tokens(self._events("/v1/chat/completions", _chat(prompt, adapters, parameters)))
+            events = self._events("/v1/chat/completions", _chat(prompt, adapters, parameters))
+            tokens = self._stopped(_chat_tokens(events), prompt, parameters.get("stop") or ())
         async with aclosing(tokens):
             async for token in tokens:
                 yield token
+
+    async def _stopped(
+        self, tokens: AsyncGenerator[Token, None], messages: Messages, stops: Sequence[str]
+    ) -> AsyncGenerator[Token, None]:
+        """Ends a chat with its first stop text, which the engine's chats would leave out without a word."""
+        said = ""
+        async with aclosing(tokens):
+            async for number, token in _counted(tokens):
+                said += token.text
+                ends = [said.find(stop) + len(stop) for stop in stops if stop in said]
+                if not ends:
+                    yield token
+                    continue
+                prompt = (await self._asked("/chat_tokenize", {"messages": messages}))["tokenize_response"]
+                end = Finish(said[: min(ends)], "stop_sequence", number, len(prompt))
+                yield replace(token, finish=end)
+                return
 
     async def check(self, prompt: Prompt, wanted: int | None) -> None:
         """See Model. Only what may be too long is put to the engine."""
@@ -236,6 +256,13 @@ async def _chat_tokens(events: AsyncGenerator[dict[str, Any], None]) -> AsyncGen
                     yield token
 
 
+async def _counted(tokens: AsyncGenerator[Token, None]) -> AsyncGenerator[tuple[int, Token], None]:
+    number = 0
+    async for token in tokens:
+        number += 1
+        yield number, token
+
+
 def _chat(messages: Messages, adapters: list[dict[str, Any]], parameters: Parameters) -> dict[str, Any]:
     names = ("top_p", "top_k", "seed", "frequency_penalty", "repetition_penalty")
     top = parameters.get("top_n_tokens")
@@ -247,7 +274,6 @@ def _chat(messages: Messages, adapters: list[dict[str, Any]], parameters: Parame
         "stream_options": {"include_usage": True},
         "logprobs": True,
         "max_tokens": parameters.get("max_new_tokens"),
-        "stop": list(parameters.get("stop") or ()) or None,
         "temperature": (parameters.get("temperature") or 1.0) if parameters.get("do_sample") else 0.0,
         **({"top_logprobs": top} if top else {}),
         **{name: parameters[name] for name in names if parameters.get(name) is not None},

@@ -68,6 +68,8 @@ class Adapters:
         self._running: Counter[int] = Counter()
         self._changed = asyncio.Condition()
         self.loads: Counter[str] = Counter()
+        self.loaded_twice: Counter[str] = Counter()
+        """Loads that were refused because the name was loaded already."""
         self.unloads: Counter[str] = Counter()
         self.evicted: Counter[str] = Counter()
         """Adapters that left the cache while their names were registered, and so will be read again."""
@@ -82,6 +84,7 @@ class Adapters:
             raise Refused(400, "Both 'lora_name' and 'lora_path' must be provided.", "InvalidUserInput")
         known = self.names.get(name)
         if known and not in_place:
+            self.loaded_twice[name] += 1
             raise Refused(
                 400,
                 f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in "
@@ -143,6 +146,7 @@ class Adapters:
             "registered": self.paths(),
             "most_registered": self.most_registered,
             "loads": self.loads,
+            "loaded_twice": self.loaded_twice,
             "unloads": self.unloads,
             "evicted": self.evicted,
             "evicted_in_use": self.evicted_in_use,

@@ -29,6 +29,11 @@ class Asked:
         stop = self.body.get("stop") or []
         return [stop] if isinstance(stop, str) else list(stop)
 
+    @property
+    def cut_at(self) -> list[str]:
+        """The stop texts that are left out of the answer."""
+        return [] if self.body.get("include_stop_str_in_output") else self.stops
+
     def parameters(self) -> dict[str, Any]:
         """Returns TGI's parameters that mean the same."""
         body = self.body
@@ -38,6 +43,7 @@ class Asked:
             "temperature": temperature or None,
             "max_new_tokens": self.limit,
             "stop": self.stops,
+            "truncate": body.get("truncate_prompt_tokens"),
             **{name: body.get(name) for name in _SAME},
         }
         return {name: value for name, value in found.items() if value is not None}
@@ -57,7 +63,7 @@ def completion_answer(
     asked: Asked, model: str, tokens: list[Token], finish: Finish, prefill: Prefill
 ) -> dict[str, Any]:
     """Returns the body of a whole completion."""
-    text = without_stop(finish.text, asked.stops)
+    text = without_stop(finish.text, asked.cut_at)
     told = [(token.text, token.logprob) for token in tokens if not token.special]
     if asked.body.get("echo"):
         text = f"{asked.prompt}{text}"
@@ -66,7 +72,7 @@ def completion_answer(
         "index": 0,
         "text": text,
         "logprobs": _logprobs(told) if asked.body.get("logprobs") is not None else None,
-        **_ended(finish),
+        **_ended(asked, finish),
         "prompt_logprobs": _prompt_logprobs(asked, prefill),
     }
     return asked.around("text_completion", model)([choice], usage=usage(finish))
@@ -78,7 +84,7 @@ def chat_answer(
     """Returns the body of a whole chat completion."""
     message = {
         "role": "assistant",
-        "content": without_stop(finish.text, asked.stops),
+        "content": without_stop(finish.text, asked.cut_at),
         "refusal": None,
         "tool_calls": [],
         "reasoning": None,
@@ -88,7 +94,7 @@ def chat_answer(
         "index": 0,
         "message": message,
         "logprobs": {"content": content} if asked.body.get("logprobs") else None,
-        **_ended(finish),
+        **_ended(asked, finish),
     }
     more = {"usage": usage(finish), "prompt_logprobs": _prompt_logprobs(asked, prefill)}
     return asked.around("chat.completion", model)([choice], **more)
@@ -96,13 +102,13 @@ def chat_answer(
 
 def completion_words(asked: Asked, model: str) -> Words:
     """Returns the words of a completion's stream."""
-    around, trimmed = asked.around("text_completion", model), _trimmer(asked.stops)
+    around, trimmed = asked.around("text_completion", model), _trimmer(asked.cut_at)
 
     def render(token: Token) -> list[dict[str, Any]]:
         text, finish = trimmed(token), token.finish
         if not text and not finish:
             return []
-        ended = _ended(finish) if finish else {"finish_reason": None, "stop_reason": None}
+        ended = _ended(asked, finish) if finish else {"finish_reason": None, "stop_reason": None}
         events = [around([{"index": 0, "text": text, "logprobs": None, **ended}])]
         return events + ([around([], usage=usage(finish))] if finish and _has_usage(asked) else [])
 
@@ -111,7 +117,7 @@ def completion_words(asked: Asked, model: str) -> Words:
 
 def chat_words(asked: Asked, model: str) -> Words:
     """Returns the words of a chat's stream."""
-    around, trimmed = asked.around("chat.completion.chunk", model), _trimmer(asked.stops)
+    around, trimmed = asked.around("chat.completion.chunk", model), _trimmer(asked.cut_at)
     is_begun = False
 
     def render(token: Token) -> list[dict[str, Any]]:
@@ -123,7 +129,7 @@ def chat_words(asked: Asked, model: str) -> Words:
             events.append(around([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]))
         text, finish = trimmed(token), token.finish
         if text or finish:
-            ended = _ended(finish) if finish else {"finish_reason": None}
+            ended = _ended(asked, finish) if finish else {"finish_reason": None}
             events.append(around([{"index": 0, "delta": {"content": text}, "logprobs": None, **ended}]))
         if finish and _has_usage(asked):
             events.append(around([], usage=usage(finish)))
@@ -148,9 +154,11 @@ def usage(finish: Finish) -> dict[str, int]:
     return {"prompt_tokens": prompt, "total_tokens": prompt + answer, "completion_tokens": answer}
 
 
-def _ended(finish: Finish) -> dict[str, Any]:
+def _ended(asked: Asked, finish: Finish) -> dict[str, Any]:
     reason = "length" if finish.reason == "length" else "stop"
-    return {"finish_reason": reason, "stop_reason": None}
+    stopped = finish.reason == "stop_sequence"
+    stop = next((stop for stop in asked.stops if stop and stop in finish.text), None) if stopped else None
+    return {"finish_reason": reason, "stop_reason": stop}
 
 
 def _has_usage(asked: Asked) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lorauter.encoder import Encoder
 from lorauter.lora.check import read_modules
 from lorauter.lora.composites import Composite, CompositeStore
 from lorauter.lora.config import AdapterConfig
@@ -18,9 +20,11 @@ from lorauter.lora.recipe import Base, make_recipe
 from lorauter.lora.servers import Server
 from lorauter.lora.store import AdapterStore
 from lorauter.lora.write import write_adapter
+from tests.integration.gateway_servers.stand import Background, TaskTexts
 from tests.protocol_servers.process import Running, running
 
 BASE_ID = "lorauter/demo-base"
+TASKS = ("reverse-word", "sort-word", "upper-word", "dash-word")
 _TARGETS = ("q_proj", "v_proj")
 
 
@@ -63,6 +67,10 @@ class Shelf:
         recipe = make_recipe(Base(BASE_ID, "sha256:" + "0" * 64, self._modules), members, server)
         return CompositeStore(self.store).ensure(recipe)
 
+    def rank(self, name: str) -> int:
+        """Returns an adapter's rank."""
+        return int(json.loads((Path(self.path(name)) / "adapter_config.json").read_text())["r"])
+
     def folder(self, name: str) -> str:
         """Returns the name of an adapter's folder in the store, which servers know it by."""
         return self.digests[name].removeprefix("sha256:")
@@ -70,6 +78,33 @@ class Shelf:
     def path(self, name: str) -> str:
         """Returns an adapter's folder."""
         return str(self.store.path(self.digests[name]))
+
+
+@pytest.fixture(scope="session")
+def background() -> Iterator[Background]:
+    """A loop for routers."""
+    loop = Background()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def tasks(encoder: Encoder, demo_pool: Path) -> TaskTexts:
+    """Four tasks of the demo's."""
+    texts = {
+        name: [json.loads(line)["input"] for line in _lines(demo_pool, name, "validation")] for name in TASKS
+    }
+    return TaskTexts(encoder, texts)
+
+
+@pytest.fixture(scope="session")
+def queries(demo_pool: Path) -> dict[str, list[str]]:
+    """Queries by task that the tasks do not have."""
+    return {name: [json.loads(line)["input"] for line in _lines(demo_pool, name, "test")] for name in TASKS}
+
+
+def _lines(pool: Path, task: str, file: str) -> list[str]:
+    return (pool / "tasks" / task / f"{file}.jsonl").read_text().splitlines()
 
 
 @pytest.fixture
