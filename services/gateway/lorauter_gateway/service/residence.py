@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 from typing import Any, cast
@@ -91,7 +91,7 @@ class Residence:
         if (use := self._uses.get(name)) is not None:
             use.is_leased = False  # what still runs fails, too; the next use asks the books again
         if self._books is not None:
-            forgetting = self._spawn(_quietly(self._books.forget(self._replica.id, name), "forget"))
+            forgetting = self._spawn(_quietly(self._books.forget, self._replica.id, name))
             if use is not None:
                 use.leaving = forgetting
 
@@ -99,7 +99,7 @@ class Residence:
         """Keeps the leases of what is in use."""
         names = [name for name, use in self._uses.items() if use.is_leased]
         if names and self._books is not None:
-            await _quietly(self._books.renew(self._replica.id, names), "renew")
+            await _quietly(self._books.renew, self._replica.id, names)
 
     async def reconcile(self) -> None:
         """Corrects what is known by the replica's own list; raises BackendFailed."""
@@ -130,12 +130,13 @@ class Residence:
 
     async def close(self) -> None:
         """Stops what runs beside requests, and gives all leases back."""
-        for task in self._tasks:
+        leaving = {use.leaving for use in self._uses.values() if use.leaving is not None}
+        for task in self._tasks - leaving:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for name, use in self._uses.items():
             if use.is_leased and self._books is not None:
-                await _quietly(self._books.release(self._replica.id, name), "release")
+                await _quietly(self._books.release, self._replica.id, name)
         self._set_ready(set())
 
     @property
@@ -163,7 +164,7 @@ class Residence:
     def _leave(self, name: str, use: _Use) -> None:
         if use.is_leased and self._books is not None:
             use.is_leased = False
-            release = _quietly(self._books.release(self._replica.id, name), "release")
+            release = _quietly(self._books.release, self._replica.id, name)
             use.leaving = self._spawn(release)
             use.leaving.add_done_callback(lambda _: self._tidy(name, use))
         else:
@@ -207,7 +208,7 @@ class Residence:
                 await self._load(books, subject, granted.victims)
                 return True
             if monotonic() > end or use.count == 0:
-                await _quietly(books.release(self._replica.id, name), "release")
+                await _quietly(books.release, self._replica.id, name)
                 raise Skipped(Why.NOT_RESIDENT, "another gateway has been loading it for too long")
             await asyncio.sleep(pause)
             pause = min(2 * pause, most)
@@ -271,7 +272,7 @@ class Residence:
                 is_gone = True
             except (BackendFailed, TimeoutError):
                 pass  # the books keep its slot until somebody has unloaded it
-        await _quietly(books.failed(self._replica.id, name, is_gone, victims), "failed")
+        await _quietly(books.failed, self._replica.id, name, is_gone, victims)
 
     async def _adopt(self, name: str) -> None:
         assert self._books is not None
@@ -344,8 +345,8 @@ def _outcome(error: BaseException) -> str:
     return "failed" if isinstance(error, BackendFailed) else type(error).__name__
 
 
-async def _quietly(work: Coroutine[Any, Any, None], operation: str) -> None:
+async def _quietly(operation: Callable[..., Awaitable[None]], *arguments: object) -> None:
     try:
-        await work
+        await operation(*arguments)
     except BooksAway:
-        metrics.BOOKS_AWAY.labels(operation).inc()
+        metrics.BOOKS_AWAY.labels(operation.__name__).inc()
