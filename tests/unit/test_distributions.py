@@ -20,6 +20,7 @@ SERVICES = ("registry", "worker", "router", "gateway", "engine", "suite")
 EXTRA_OF_FOLDER = {
     "server": {"server"},
     "settings.py": {"server"},
+    "compositions_wanted.py": {"server"},
     "decisions.py": {"server"},
     "telemetry.py": {"server"},
     "routing": {"core"},
