@@ -135,6 +135,8 @@ class Adapters:
             yield self._used(number, name, path) if name else BASE
         finally:
             self._running[number] -= 1
+            if number in self._cache:
+                self._cache.move_to_end(number)
             if not self._running[number]:
                 del self._running[number]
             async with self._changed:
@@ -163,6 +165,9 @@ class Adapters:
     def _keep(self, number: int, name: str, weights: Weights) -> None:
         self._cache[number] = (name, weights)
         self._cache.move_to_end(number)
+        # every step of the engine makes the adapters of its batch the most recent ones
+        for running in [each for each in self._running if each in self._cache]:
+            self._cache.move_to_end(running)
         while len(self._cache) > self._max_cpu_loras:
             oldest, (evicted, _) = self._cache.popitem(last=False)
             registered = self.names.get(evicted)

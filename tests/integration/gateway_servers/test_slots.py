@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from tests.protocol_servers.weights import modules_of, read_weights
 
 SINGLES, MIXES = 220, 80
 SLOTS = 32
-REQUESTS = 2_400
+REQUESTS = 1_500
 AT_A_TIME = 24
 MAX_RANK = 32
 
@@ -101,9 +101,9 @@ class Fleet:
 
 
 @pytest.fixture
-async def fleet(
+def fleet(
     shelf: Shelf, serve: Callable[..., Running], background: Background, tmp_path: Path, redis_url: str
-) -> AsyncIterator[Fleet]:
+) -> Iterator[Fleet]:
     """Three gateways in front of three replicas with 32 slots, and 300 things to load."""
     singles = [f"a-{number}" for number in range(SINGLES)]
     for name in singles:
@@ -127,17 +127,25 @@ async def fleet(
         )
         for number, replica in enumerate(replicas)
     ]
-    server = GrpcServer()
     router = Choosing(shelf, mixes, backends)  # type: ignore[abstract]  # a gateway calls no more
-    router_pb2_grpc.add_RouterServiceServicer_to_server(router, server.server)
-    port = await server.start("127.0.0.1", 0)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(server.stop, 0)
+    with ExitStack() as stack:
+        address = stack.enter_context(background.entered(_listening(router)))
         gateways = [
-            stack.enter_context(gateway(f"127.0.0.1:{port}", tmp_path / f"log-{number}", redis_url=redis_url))
+            stack.enter_context(gateway(address, tmp_path / f"log-{number}", redis_url=redis_url))
             for number in range(3)
         ]
         yield Fleet(gateways, replicas, shelf, mixes, composites)
+
+
+@asynccontextmanager
+async def _listening(router: Choosing) -> AsyncIterator[str]:
+    server = GrpcServer()
+    router_pb2_grpc.add_RouterServiceServicer_to_server(router, server.server)
+    port = await server.start("127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
 
 
 def _weights(names: list[str]) -> dict[str, float]:
