@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,10 +97,3 @@ class Proposal:
     def size_bytes(self) -> int:
         """Memory that the entries take on each instance."""
         return sum(entry.size_bytes for entry in self.entries)
-
-
-def names_of(members: Sequence[Member]) -> str:
-    """Returns the members for people: ids with versions, and weights where there are several."""
-    if len(members) == 1 and members[0].weight == 1:
-        return f"{members[0].adapter_id}@{members[0].version}"
-    return " + ".join(f"{each.weight:g} {each.adapter_id}@{each.version}" for each in members)

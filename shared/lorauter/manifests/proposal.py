@@ -23,8 +23,9 @@ from lorauter.manifests.model import (
     Member,
     Proposal,
 )
-from lorauter.manifests.render import DEFAULT_PATH, most_entries
+from lorauter.manifests.render import most_entries
 from lorauter.manifests.selection import LEAST_GAIN, Limit, Worth, select
+from lorauter.routing.model import ADAPTERS_PATH
 
 NAMED_LEFT_OUT = 20
 """How many of what is left out are named, most gain first."""
@@ -41,7 +42,7 @@ class Target:
     base: Base
     server: Server
     memory_bytes: int
-    adapters_path: str = DEFAULT_PATH
+    adapters_path: str = ADAPTERS_PATH
 
 
 def propose(target: Target, candidates: Sequence[Candidate], measured: Measured) -> Proposal:

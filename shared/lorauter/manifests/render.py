@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lorauter.errors import InvalidArgument
-
-DEFAULT_PATH = "/adapters"
-"""Where an instance finds the adapter store unless its backend says otherwise."""
+from lorauter.routing.model import ADAPTERS_PATH
 
 LAUNCHER_ARGUMENTS = ("--cuda-graphs", "0")
 """A captured graph leaves the adapter out, and TGI captures graphs unless it is told not to."""
@@ -26,13 +24,13 @@ _TEXT_BYTES = 128 * 1024
 _LONGEST_NAME = 64
 
 
-def most_entries(adapters_path: str = DEFAULT_PATH) -> int:
+def most_entries(adapters_path: str = ADAPTERS_PATH) -> int:
     """Returns how many entries one ``LORA_ADAPTERS`` holds, whatever their names."""
     entry = 2 * _LONGEST_NAME + len(f"=/,{adapters_path.rstrip('/')}".encode())
     return (_TEXT_BYTES - len("LORA_ADAPTERS=\0")) // entry
 
 
-def lora_adapters(names: Sequence[str], adapters_path: str = DEFAULT_PATH) -> str:
+def lora_adapters(names: Sequence[str], adapters_path: str = ADAPTERS_PATH) -> str:
     """Returns the value of ``LORA_ADAPTERS``: ``name=path`` for each, separated by commas.
 
     Raises InvalidArgument (INVALID_ADAPTERS_PATH) for a path that TGI would read as something else, or that
@@ -50,18 +48,20 @@ def lora_adapters(names: Sequence[str], adapters_path: str = DEFAULT_PATH) -> st
     return ",".join(f"{name}={folder}/{name}" for name in names)
 
 
-def environment(names: Sequence[str], adapters_path: str = DEFAULT_PATH) -> dict[str, str]:
+def environment(names: Sequence[str], adapters_path: str = ADAPTERS_PATH) -> dict[str, str]:
     """Returns environment variables to start TGI's launcher with; raises as lora_adapters() does."""
     return {"LORA_ADAPTERS": lora_adapters(names, adapters_path), **_ENVIRONMENT}
 
 
-def arguments(names: Sequence[str], adapters_path: str = DEFAULT_PATH) -> list[str]:
+def arguments(names: Sequence[str], adapters_path: str = ADAPTERS_PATH) -> list[str]:
     """Returns the same as flags, where the environment is not used; raises as lora_adapters() does."""
     listed = lora_adapters(names, adapters_path)
     return [*(("--lora-adapters", listed) if listed else ()), *LAUNCHER_ARGUMENTS]
 
 
-def values(pool: str, digest: str, names: Sequence[str], adapters_path: str = DEFAULT_PATH) -> dict[str, Any]:
+def values(
+    pool: str, digest: str, names: Sequence[str], adapters_path: str = ADAPTERS_PATH
+) -> dict[str, Any]:
     """Returns all of it for programs such as a Helm chart; raises as lora_adapters() does."""
     return {
         "pool": pool,

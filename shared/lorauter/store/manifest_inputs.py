@@ -15,7 +15,7 @@ from lorauter.lora.layout import Layout
 from lorauter.lora.recipe import Base
 from lorauter.lora.servers import tgi
 from lorauter.manifests import Candidate, Footprints, Measured, Member, Target, content_of, traffic_shares
-from lorauter.manifests.render import DEFAULT_PATH
+from lorauter.routing.model import ADAPTERS_PATH
 from lorauter.store import tables
 from lorauter.store.measured import best_affinities, measured_tasks
 from lorauter.store.serving import routed_version
@@ -144,7 +144,7 @@ def read_inputs(session: Session, pool: tables.Pool) -> Inputs:
         traffic=traffic,
         shards=max((limit.get("shards") or 1 for limit in limits), default=1),
         max_rank=min((limit["max_rank"] for limit in limits if limit.get("max_rank")), default=0),
-        adapters_path=next((limit.get("adapters_path") or DEFAULT_PATH for limit in limits), DEFAULT_PATH),
+        adapters_path=next((limit.get("adapters_path") or ADAPTERS_PATH for limit in limits), ADAPTERS_PATH),
     )
 
 

@@ -9,7 +9,8 @@ from sqlmodel import Session, col, select
 
 from lorauter.errors import FailedPrecondition
 from lorauter.identifiers import COMPOSITE_PREFIX
-from lorauter.manifests.render import DEFAULT_PATH, LAUNCHER_ARGUMENTS, lora_adapters
+from lorauter.manifests.render import LAUNCHER_ARGUMENTS, lora_adapters
+from lorauter.routing.model import ADAPTERS_PATH
 from lorauter.store import Write, tables
 from lorauter.store.manifest_rows import Layouts, draft, in_force, publish, put, recalled
 from lorauter_registry.domain.manifests import (
@@ -142,4 +143,4 @@ class Manifests(Part):
             .order_by(col(backend.id))
         )
         row = session.exec(statement.limit(1)).first()
-        return (row.limits.get("adapters_path") if row else "") or DEFAULT_PATH
+        return (row.limits.get("adapters_path") if row else "") or ADAPTERS_PATH

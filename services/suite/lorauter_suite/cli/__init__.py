@@ -12,6 +12,7 @@ from lorauter_suite.cli import (
     affinities,
     backends,
     index,
+    manifests,
     operations,
     pools,
     profiles,
@@ -42,6 +43,7 @@ profiles.add_commands(app)
 replay.add_commands(app)
 app.add_typer(pools.app, name="pool")
 app.add_typer(backends.app, name="backend")
+app.add_typer(manifests.app, name="manifest")
 app.add_typer(tasks.app, name="task")
 app.add_typer(adapters.app, name="adapter")
 app.add_typer(affinities.app, name="affinity")
