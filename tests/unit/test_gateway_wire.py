@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from lorauter.errors import Exhausted, InvalidArgument, LorauterError, Unavailable, UnprocessableRequest
 from lorauter.server.grpc import to_status
-from lorauter_gateway.adapters.engine_wire import chat_body, generate_body, read_answer, read_piece
+from lorauter_gateway.adapters.engine_wire import chat_body, generate_body
 from lorauter_gateway.adapters.faults import event_fault, refusal
 from lorauter_gateway.adapters.sse import MAX_EVENT_BYTES, EventReader
+from lorauter_gateway.adapters.tgi_bodies import GenerateStream, read_answer
 from lorauter_gateway.api.dialects import dialect, openai_error, openai_status, tgi_fault
 from lorauter_gateway.api.headers import adapter_list
 from lorauter_gateway.domain.model import FinishReason, Message, sampling
@@ -106,29 +107,34 @@ def test_callers_fault_is_no_fault_of_the_backend(
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "reason", "elsewhere", "down"),
+    ("status", "error", "reason", "elsewhere", "is_fault"),
     [
         (503, Unavailable, "BACKEND_UNAVAILABLE", True, True),
+        (502, Unavailable, "BACKEND_UNAVAILABLE", True, True),
         (429, Exhausted, "BACKEND_OVERLOADED", True, False),
-        (424, Unavailable, "GENERATION_FAILED", False, False),
-        (500, Unavailable, "BACKEND_FAILED", False, False),
-        (404, Unavailable, "BACKEND_FAILED", False, False),
+        (424, Unavailable, "GENERATION_FAILED", False, True),
+        (500, Unavailable, "BACKEND_FAILED", False, True),
+        (404, Unavailable, "BACKEND_FAILED", True, True),
+        (302, Unavailable, "BACKEND_FAILED", False, True),
     ],
 )
 def test_backends_fault_says_whether_another_may_do(
-    status: int, error: type[LorauterError], reason: str, elsewhere: bool, down: bool
+    status: int, error: type[LorauterError], reason: str, elsewhere: bool, is_fault: bool
 ) -> None:
     found = refusal(status, b"<html>not json", {"retry-after": "4"})
     assert isinstance(found, BackendFailed)
     assert isinstance(found.error, error)
-    assert (found.error.reason, found.try_elsewhere, found.is_down) == (reason, elsewhere, down)
+    assert (found.error.reason, found.try_elsewhere, found.is_fault) == (reason, elsewhere, is_fault)
+    assert found.retry_after_seconds == (4.0 if status == 429 else None)
 
 
 def test_adapter_that_a_backend_lacks_is_not_the_callers_fault() -> None:
     body = {"error": "not in the store", "error_type": "validation", "reason": "ADAPTER_UNKNOWN"}
     found = refusal(422, json.dumps(body).encode(), {})
     assert isinstance(found, BackendFailed)
-    assert (found.error.reason, found.try_elsewhere) == ("ADAPTER_NOT_SERVABLE", True)
+    assert (found.error.reason, found.try_elsewhere, found.is_missing, found.is_fault) == (
+        "ADAPTER_NOT_SERVABLE", True, True, False,
+    )  # fmt: skip
 
 
 def test_error_events_carry_the_status_that_http_does_not() -> None:
@@ -195,13 +201,15 @@ def test_sampling_is_greedy_unless_a_parameter_asks() -> None:
 
 
 def test_bodies_hold_the_set_and_only_what_was_asked() -> None:
-    call = BackendCall("hi", sampling(seed=0, extra={"truncate": 3}), [adapter("a", 0.5)], "org/model")
+    call = BackendCall("hi", sampling(seed=0, extra={"truncate": 3}), [adapter("a", 0.5)], "", "org/model")
     adapters = [{"id": "sha256:" + "0" * 64, "weight": 0.5}]
     assert generate_body(call) == {
         "inputs": "hi",
         "parameters": {"truncate": 3, "details": True, "do_sample": False, "adapters": adapters, "seed": 0},
     }
-    chat = BackendCall((Message("user", "u"),), sampling(do_sample=True), [adapter("a", 0.5)], "org/model")
+    chat = BackendCall(
+        (Message("user", "u"),), sampling(do_sample=True), [adapter("a", 0.5)], "", "org/model"
+    )
     body = chat_body(chat, stream=True)
     assert (body["temperature"], body["stream_options"], body["adapters"]) == (
         1.0, {"include_usage": True}, adapters,
@@ -211,7 +219,7 @@ def test_bodies_hold_the_set_and_only_what_was_asked() -> None:
 def test_special_tokens_are_no_text() -> None:
     token = {"id": 2, "text": "</s>", "logprob": 0.0, "special": True}
     details = {"finish_reason": "eos_token", "generated_tokens": 1, "input_length": 4}
-    piece = read_piece({"index": 1, "token": token, "generated_text": "", "details": details})
+    piece = GenerateStream().read({"index": 1, "token": token, "generated_text": "", "details": details})
     assert (piece.text, piece.token) == ("", token)
     assert piece.finish is not None
     assert (piece.finish.finish_reason, piece.finish.usage.prompt_tokens) == (FinishReason.EOS_TOKEN, 4)

@@ -107,6 +107,7 @@ class Exchange:
         body = bytearray()
         while len(body) < MAX_ERROR_BYTES and (part := await response.content.readany()):
             body += part
+        response.release()
         return self._refuse(response.status, bytes(body[:MAX_ERROR_BYTES]), response.headers)
 
 
@@ -137,7 +138,7 @@ class Pieces:
     async def prime(self) -> None:
         """Waits for the first piece; raises BackendFailed, or the LorauterError of a refused request."""
         await self._fill()
-        if self._failure is not None:
+        if self._failure is not None and not self._ready:
             raise self._failure
 
     def __aiter__(self) -> Pieces:

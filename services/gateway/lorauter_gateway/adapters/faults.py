@@ -27,6 +27,9 @@ _TOO_LONG = re.compile(
 )
 _STATUS_BY_TYPE = {
     "validation": 422,
+    "template_error": 422,
+    "missing_template_variable": 422,
+    "tool_error": 422,
     "generation": 424,
     "overloaded": 429,
     "incomplete_generation": 500,
