@@ -37,6 +37,12 @@ _PRUNE = text(
     "(SELECT digest FROM pool_manifest WHERE tenant = :tenant AND pool = :pool AND publish_time IS NOT NULL "
     "ORDER BY publish_time DESC, digest DESC LIMIT :kept))"
 )
+_WAITING = text(
+    "SELECT tenant, pool, digest FROM (SELECT *, row_number() OVER ("
+    "PARTITION BY tenant, pool ORDER BY publish_time DESC, digest DESC) AS place "
+    "FROM pool_manifest WHERE publish_time IS NOT NULL) AS published "
+    "WHERE place <= :announced AND write_time IS NULL ORDER BY publish_time, tenant, pool"
+)
 
 
 class Layouts:
@@ -136,14 +142,10 @@ def announced(session: Session, tenant: str, pool_id: str) -> Sequence[tables.Po
 
 
 def waiting(session: Session) -> Sequence[tables.PoolManifest]:
-    """Returns all tenants' published manifests whose composites are not known to be there, oldest first."""
-    manifest = tables.PoolManifest
-    statement = (
-        select(manifest)
-        .where(col(manifest.publish_time).is_not(None), col(manifest.write_time).is_(None))
-        .order_by(col(manifest.publish_time), manifest.tenant, manifest.pool, manifest.digest)
-    )
-    return session.exec(statement).all()
+    """Returns all tenants' manifests to be announced whose composites are not known to be there yet."""
+    keys = [tuple(key) for key in session.connection().execute(_WAITING, {"announced": ANNOUNCED})]
+    found = (session.get(tables.PoolManifest, key) for key in keys)
+    return [row for row in found if row is not None]
 
 
 def recalled(session: Session, row: tables.PoolManifest) -> tuple[str, int, str] | None:

@@ -27,8 +27,9 @@ def manifests_of(
 
 
 def _entries(row: tables.PoolManifest, served: Collection[tuple[str, int]]) -> tuple[ManifestEntry, ...]:
+    """By name: their order by gain changes with the traffic, and no generation tells of that."""
     found = []
-    for entry in row.entries:
+    for entry in sorted(row.entries, key=lambda entry: str(entry["name"])):
         members = members_of(entry)
         if all((each.adapter_id, each.version) in served for each in members):
             weighted = tuple((each.digest, each.weight) for each in members)
