@@ -297,3 +297,21 @@ async def test_the_pools_policy_says_how_much_memory_there_is(served: Any) -> No
     assert (await served.http.patch("/v1/pools/p", json=serving)).status_code == 200
     found = await propose(served, memory_bytes=0)
     assert (found.memory_bytes, len(found.entries)) == (ENTRY_BYTES, 1)
+
+
+async def test_another_pools_tasks_and_adapters_have_no_part_in_it(served: Any) -> None:
+    await make(served)
+    before = await propose(served)
+    rpc, files = served.rpc, served.files
+    base = str(files.base())
+    await rpc.CreatePool(pb.CreatePoolRequest(id="q", base_model=files.base_model, base_path=base))
+    await rpc.CreateTask(pb.CreateTaskRequest(id="v", pool="q", metric="exact_match"))
+    await served.http.put("/v1/tasks/v/validation-set", content=b'{"input": "1", "target": "2"}')
+    await rpc.RegisterAdapter(
+        pb.RegisterAdapterRequest(id="c", pool="q", path=str(files.adapter("c", seed=9)))
+    )
+    rows = [pb.Affinity(task_id="v", adapter_id=name, score=0.5, count=9) for name in ("base", "c")]
+    await rpc.ImportAffinities(pb.ImportAffinitiesRequest(affinities=rows))
+    after = await propose(served)
+    assert (after.digest, after.expected_share) == (before.digest, before.expected_share)
+    assert after.published_share == before.published_share
