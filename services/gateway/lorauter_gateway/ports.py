@@ -225,9 +225,10 @@ class Grant(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A grant; ``victims`` are to be unloaded before loading."""
+    """A grant at the books' time ``at``; ``victims`` are to be unloaded before loading."""
 
     grant: Grant
+    at: int
     victims: tuple[str, ...] = ()
 
 
@@ -257,8 +258,11 @@ class Books(Protocol):
         """Asks for the use of an adapter; unless FULL, this gateway then has a lease on it."""
         ...
 
-    async def loaded(self, replica: str, name: str) -> bool:
-        """Says that what was granted to LOAD is there; False where another gateway has taken it over."""
+    async def loaded(self, replica: str, name: str) -> int:
+        """Says that what was granted to LOAD is there.
+
+        Returns the books' time, or 0 where another gateway has taken it over.
+        """
         ...
 
     async def failed(self, replica: str, name: str, is_gone: bool, victims: Sequence[str]) -> None:
@@ -269,8 +273,8 @@ class Books(Protocol):
         """Says that a victim is unloaded."""
         ...
 
-    async def forget(self, replica: str, name: str) -> None:
-        """Says that the replica does not know it, whatever the books hold."""
+    async def forget(self, replica: str, name: str, known_at: int) -> None:
+        """Says that the replica does not know what was there at ``known_at``, and gives the lease back."""
         ...
 
     async def release(self, replica: str, name: str) -> None:

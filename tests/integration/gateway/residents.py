@@ -36,6 +36,9 @@ class Server:
         self.may_load = asyncio.Event()
         self.may_load.set()
         self.began = asyncio.Event()
+        self.may_list = asyncio.Event()
+        self.may_list.set()
+        self.was_listed = asyncio.Event()
         self._loading: set[str] = set()
 
     async def load(self, name: str, path: str) -> None:
@@ -65,7 +68,10 @@ class Server:
             self.unloads[name] += 1
 
     async def loaded(self) -> Mapping[str, str]:
-        return dict(self.names)
+        listed = dict(self.names)
+        self.was_listed.set()
+        await self.may_list.wait()
+        return listed
 
     async def read(
         self, text: str, adapters: Sequence[WeightedAdapter], served_name: str, base_model: str

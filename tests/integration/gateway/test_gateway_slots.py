@@ -299,6 +299,52 @@ async def test_list_from_before_a_load_does_not_undo_it(redis_url: str) -> None:
         assert (found.ready, found.adopt, found.unload) == ({A}, (), ())
 
 
+async def test_list_that_arrives_after_a_load_does_not_undo_it(redis_url: str) -> None:
+    server = Server(slots=1)
+    async with sharing(server, redis_url, 1) as (member,):
+        server.may_list.clear()
+        listing = asyncio.create_task(member.residence.reconcile())
+        await asyncio.wait_for(server.was_listed.wait(), 5)
+        async with member.using(A):
+            server.may_list.set()
+            await listing
+            assert member.residence.ready == {A}
+            async with member.using(A):
+                pass
+    assert server.loads == {A: 1}
+
+
+async def test_gateway_that_waited_in_vain_keeps_nothing(redis_url: str) -> None:
+    async with sharing(Server(slots=1), redis_url, 2) as (one, other):
+        replica = one.replica.id
+        await one.books.acquire(replica, A, 1)
+        assert (await other.books.acquire(replica, A, 1)).grant is Grant.WAIT
+        await one.books.failed(replica, A, True, ())
+        await one.books.acquire(replica, B, 1)
+        assert (await other.books.acquire(replica, A, 1)).grant is Grant.FULL
+        await one.books.loaded(replica, B)
+        await one.books.release(replica, B)
+        await one.books.acquire(replica, A, 1)
+        await one.books.evicted(replica, B)
+        await one.books.loaded(replica, A)
+        await one.books.release(replica, A)
+        assert (await one.books.acquire(replica, C, 1)).victims == (A,)
+
+
+async def test_late_word_of_a_missing_adapter_does_not_undo_a_new_load(redis_url: str) -> None:
+    async with sharing(Server(slots=1), redis_url, 2) as (one, other):
+        replica = one.replica.id
+        await one.books.acquire(replica, A, 1)
+        known_at = await one.books.loaded(replica, A)
+        await other.books.forget(replica, A, known_at)
+        assert (await other.books.acquire(replica, A, 1)).grant is Grant.LOAD
+        while await other.books.now() == known_at:
+            pass
+        await other.books.loaded(replica, A)
+        await one.books.forget(replica, A, known_at)
+        assert (await one.books.acquire(replica, A, 1)).grant is Grant.READY
+
+
 async def test_without_redis_only_what_is_known_to_be_loaded_is_served(tmp_path: Path) -> None:
     port = free_port()
     server = Server(slots=1)

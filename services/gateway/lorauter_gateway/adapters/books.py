@@ -69,12 +69,12 @@ class RedisBooks:
     async def acquire(self, replica: str, name: str, slots: int) -> Granted:
         """See ports.Books."""
         found = await self._run("ACQUIRE", replica, name, self._lease, self._hold, slots)
-        grant, *victims = (item.decode() for item in found)
-        return Granted(Grant(grant), tuple(victims))
+        grant, at, *victims = found
+        return Granted(Grant(grant.decode()), int(at), tuple(victim.decode() for victim in victims))
 
-    async def loaded(self, replica: str, name: str) -> bool:
+    async def loaded(self, replica: str, name: str) -> int:
         """See ports.Books."""
-        return bool(await self._run("LOADED", replica, name, self._lease))
+        return int(await self._run("LOADED", replica, name, self._lease))
 
     async def failed(self, replica: str, name: str, is_gone: bool, victims: Sequence[str]) -> None:
         """See ports.Books."""
@@ -84,9 +84,9 @@ class RedisBooks:
         """See ports.Books."""
         await self._run("EVICTED", replica, name)
 
-    async def forget(self, replica: str, name: str) -> None:
+    async def forget(self, replica: str, name: str, known_at: int) -> None:
         """See ports.Books."""
-        await self._run("FORGET", replica, name)
+        await self._run("FORGET", replica, name, known_at)
 
     async def release(self, replica: str, name: str) -> None:
         """See ports.Books."""

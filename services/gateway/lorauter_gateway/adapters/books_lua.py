@@ -57,11 +57,11 @@ local mine = found[name]
 if mine and mine.kind == 'R' then
   lease(name, lease_ms)
   keep()
-  return {'ready'}
+  return {'ready', now}
 end
 if mine and mine.at > now then
   if mine.kind == 'L' then lease(name, lease_ms) end
-  return {'wait'}
+  return {'wait', now}
 end
 
 local in_use = {}
@@ -89,14 +89,16 @@ table.sort(choices, function(a, b)
   return a.name < b.name
 end)
 local needed = taken + 1 - slots
-if needed > #choices then return {'full'} end
+if needed > #choices then
+  redis.call('ZREM', leases, name .. '|' .. owner)
+  return {'full', now}
+end
 for i = 1, needed do table.insert(victims, choices[i].name) end
 for _, victim in ipairs(victims) do set(victim, 'E', owner, now + hold_ms) end
 set(name, 'L', owner, now + hold_ms)
 lease(name, lease_ms)
 keep()
-table.insert(victims, 1, 'load')
-return victims
+return {'load', now, unpack(victims)}
 """
 )
 
@@ -107,7 +109,7 @@ local state = state_of(ARGV[2])
 if not state or state.kind ~= 'L' or state.owner ~= owner then return 0 end
 set(ARGV[2], 'R', '', now)
 lease(ARGV[2], tonumber(ARGV[3]))
-return 1
+return now
 """
 )
 
@@ -147,7 +149,7 @@ FORGET = (
     + """
 local state = state_of(ARGV[2])
 redis.call('ZREM', leases, ARGV[2] .. '|' .. owner)
-if state and state.kind == 'R' then remove(ARGV[2]) end
+if state and state.kind == 'R' and state.at <= tonumber(ARGV[3]) then remove(ARGV[2]) end
 return 1
 """
 )
@@ -164,7 +166,10 @@ return 1
 RENEW = (
     _START
     + """
-for i = 3, #ARGV do lease(ARGV[i], tonumber(ARGV[2])) end
+-- what was released meanwhile, by a call that overtook this one, stays released
+for i = 3, #ARGV do
+  if redis.call('ZSCORE', leases, ARGV[i] .. '|' .. owner) then lease(ARGV[i], tonumber(ARGV[2])) end
+end
 return 1
 """
 )

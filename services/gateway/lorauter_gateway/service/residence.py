@@ -32,8 +32,8 @@ class _Use:
     """This gateway's use of an adapter: so many requests, one lease."""
 
     count: int = 0
-    is_leased: bool = False
-    entering: asyncio.Task[bool] | None = None
+    granted_at: int = 0
+    entering: asyncio.Task[int] | None = None
     leaving: asyncio.Task[None] | None = None
     is_slow: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -72,7 +72,7 @@ class Residence:
         use = self._uses.setdefault(name, _Use())
         use.count += 1
         try:
-            if not use.is_leased:
+            if not use.granted_at:
                 await self._entered(use, subject, may_wait)
         except BaseException:
             self.drop(name)
@@ -86,24 +86,23 @@ class Residence:
             self._leave(name, use)
 
     def forget(self, name: str) -> None:
-        """Notes that the replica does not know the name, whatever the books say."""
+        """Notes that the replica does not know the name that it was asked for."""
         self._set_ready(self.ready - {name})
-        if (use := self._uses.get(name)) is not None:
-            use.is_leased = False  # what still runs fails, too; the next use asks the books again
-        if self._books is not None:
-            forgetting = self._spawn(_quietly(self._books.forget, self._replica.id, name))
-            if use is not None:
-                use.leaving = forgetting
+        use = self._uses.get(name)
+        if use is not None and use.granted_at and self._books is not None:
+            at, use.granted_at = use.granted_at, 0  # the next use asks the books again
+            use.leaving = self._spawn(_quietly(self._books.forget, self._replica.id, name, at))
 
     async def renew(self) -> None:
         """Keeps the leases of what is in use."""
-        names = [name for name, use in self._uses.items() if use.is_leased]
+        names = [name for name, use in self._uses.items() if use.granted_at]
         if names and self._books is not None:
             await _quietly(self._books.renew, self._replica.id, names)
 
     async def reconcile(self) -> None:
         """Corrects what is known by the replica's own list; raises BackendFailed."""
         since = 0
+        granted = {name: use.granted_at for name, use in self._uses.items() if use.granted_at}
         if self._books is not None:
             try:
                 since = await self._books.now()
@@ -120,8 +119,9 @@ class Residence:
         except BooksAway:
             return
         self._set_ready({name for name in found.ready if not self._is_quarantined(name)})
-        for name, use in self._uses.items():
-            if use.is_leased and name not in found.ready:
+        for name, at in granted.items():
+            use = self._uses.get(name)
+            if name not in found.ready and use is not None and use.granted_at == at:
                 self.forget(name)
         for name in found.adopt:
             self._spawn(self._adopt(name))
@@ -135,7 +135,7 @@ class Residence:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for name, use in self._uses.items():
-            if use.is_leased and self._books is not None:
+            if use.granted_at and self._books is not None:
                 await _quietly(self._books.release, self._replica.id, name)
         self._set_ready(set())
 
@@ -157,13 +157,13 @@ class Residence:
     def _has_entered(self, name: str, use: _Use) -> None:
         task, use.entering = use.entering, None
         if task is not None and not task.cancelled() and task.exception() is None:
-            use.is_leased = task.result()
+            use.granted_at = task.result()
         if use.count == 0:
             self._leave(name, use)
 
     def _leave(self, name: str, use: _Use) -> None:
-        if use.is_leased and self._books is not None:
-            use.is_leased = False
+        if use.granted_at and self._books is not None:
+            use.granted_at = 0
             release = _quietly(self._books.release, self._replica.id, name)
             use.leaving = self._spawn(release)
             use.leaving.add_done_callback(lambda _: self._tidy(name, use))
@@ -175,45 +175,44 @@ class Residence:
         if use.count == 0 and use.entering is None and idle and self._uses.get(name) is use:
             del self._uses[name]
 
-    async def _enter(self, use: _Use, subject: Subject) -> bool:
-        """Returns whether there is a lease now."""
+    async def _enter(self, use: _Use, subject: Subject) -> int:
+        """Returns the books' time of a lease, 0 where there is none."""
         name = subject.served_name
         if use.leaving is not None:
             await asyncio.wait({use.leaving})
         if self._books is None:
             if name not in self.ready:
                 raise Skipped(Why.NOT_RESIDENT, _NO_BOOKS)
-            return False
+            return 0
         try:
             return await self._granted(self._books, use, subject)
         except BooksAway:
             metrics.BOOKS_AWAY.labels("acquire").inc()
             if name not in self.ready:
                 raise Skipped(Why.BOOKS_AWAY, _AWAY) from None
-            return False
+            return 0
 
-    async def _granted(self, books: Books, use: _Use, subject: Subject) -> bool:
+    async def _granted(self, books: Books, use: _Use, subject: Subject) -> int:
         name, (pause, most) = subject.served_name, _POLL_SECONDS
         end = monotonic() + books.load_seconds
         while True:
             granted = await books.acquire(self._replica.id, name, self._slots)
             if granted.grant is Grant.READY:
                 self._set_ready(self.ready | {name})
-                return True
+                return granted.at
             if granted.grant is Grant.FULL:
                 self._no_slot_until = monotonic() + _NO_SLOT_SECONDS
                 raise Skipped(Why.NO_SLOT, "all adapter slots of the backend are in use")
             use.is_slow.set()
             if granted.grant is Grant.LOAD:
-                await self._load(books, subject, granted.victims)
-                return True
+                return await self._load(books, subject, granted.victims)
             if monotonic() > end or use.count == 0:
                 await _quietly(books.release, self._replica.id, name)
                 raise Skipped(Why.NOT_RESIDENT, "another gateway has been loading it for too long")
             await asyncio.sleep(pause)
             pause = min(2 * pause, most)
 
-    async def _load(self, books: Books, subject: Subject, victims: Iterable[str]) -> None:
+    async def _load(self, books: Books, subject: Subject, victims: Iterable[str]) -> int:
         name, left = subject.served_name, list(victims)
         backend, begun = self._replica.endpoint.backend_id, perf_counter()
         is_gone = True
@@ -237,19 +236,22 @@ class Residence:
             if isinstance(error, TimeoutError):
                 raise Skipped(Why.FAILED, "loading it took too long") from None
             raise
-        await self._confirm(books, name)
+        at = await self._confirm(books, name)
         metrics.LOADS.labels(backend, "ok").inc()
         metrics.LOAD_SECONDS.labels(backend).observe(perf_counter() - begun)
         _log.info("gateway.adapter.loaded", replica=self._replica.id, name=name)
         self._set_ready(self.ready | {name})
+        return at
 
-    async def _confirm(self, books: Books, name: str) -> None:
+    async def _confirm(self, books: Books, name: str) -> int:
         try:
-            is_ours = await books.loaded(self._replica.id, name)
+            at = await books.loaded(self._replica.id, name)
         except BooksAway:
             raise Skipped(Why.BOOKS_AWAY, _AWAY) from None
-        if not is_ours:
+        if not at:
+            await _quietly(books.release, self._replica.id, name)
             raise Skipped(Why.NOT_RESIDENT, "another gateway has taken its slot over")
+        return at
 
     def _remember(self, name: str, error: BaseException) -> None:
         """Leaves an adapter alone for a while that the replica refuses to load."""
@@ -329,7 +331,7 @@ class Residence:
             task.exception()  # whoever waited has it; nobody may be left
 
 
-async def _is_quick(use: _Use, entering: asyncio.Task[bool]) -> bool:
+async def _is_quick(use: _Use, entering: asyncio.Task[int]) -> bool:
     """Whether a use begins without a load."""
     slow = asyncio.ensure_future(use.is_slow.wait())
     try:
