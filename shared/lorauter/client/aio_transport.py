@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -27,6 +27,7 @@ class AsyncTransport:
     connect: Callable[[], grpc.aio.Channel]
     timeout_seconds: float
     retry: RetryPolicy
+    _known: dict[str, tuple[grpc.aio.Channel, Any]] = field(default_factory=dict, init=False, repr=False)
 
     async def unary(
         self,
@@ -38,14 +39,18 @@ class AsyncTransport:
         timeout_seconds: float | None = None,
     ) -> R:
         """Makes a call with one answer; raises LorauterError."""
-        call = self.connect().unary_unary(
-            path, request_serializer=serialize, response_deserializer=response.FromString
-        )
+        call = self._unary_at(path, response)
+        return await self._tried(lambda seconds: call(request, timeout=seconds), idempotent, timeout_seconds)
 
-        async def attempt(seconds: float) -> R:
-            return await call(request, timeout=seconds)
-
-        return await self._tried(attempt, idempotent, timeout_seconds)
+    def _unary_at(self, path: str, response: type[R]) -> Callable[..., Awaitable[R]]:
+        channel = self.connect()
+        if path not in self._known or self._known[path][0] is not channel:
+            made = channel.unary_unary(
+                path, request_serializer=serialize, response_deserializer=response.FromString
+            )
+            self._known[path] = (channel, made)
+        call: Callable[..., Awaitable[R]] = self._known[path][1]
+        return call
 
     async def upload(
         self,

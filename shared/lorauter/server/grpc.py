@@ -70,6 +70,9 @@ class GrpcServer:
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns LorauterError into a rich status, and everything else into INTERNAL with an id only."""
 
+    def __init__(self) -> None:
+        self._guarded: dict[str, tuple[Any, Any]] = {}
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
@@ -79,17 +82,25 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = str(handler_call_details.method)
-        streams = (handler.request_streaming, handler.response_streaming)
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[streams]
-        inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        guard = _guard_stream if handler.response_streaming else _guard_unary
-        read = _tolerant(handler.request_deserializer)
-        return make(guard(inner, method), read, handler.response_serializer)
+        # generated services give the same handler each time, so there are no more of them than methods
+        known, guarded = self._guarded.get(method, (None, None))
+        if known is not handler:
+            guarded = _guarded(handler, method)
+            self._guarded[method] = (handler, guarded)
+        return guarded
+
+
+def _guarded(handler: Any, method: str) -> Any:
+    streams = (handler.request_streaming, handler.response_streaming)
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[streams]
+    inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    guard = _guard_stream if handler.response_streaming else _guard_unary
+    return make(guard(inner, method), _tolerant(handler.request_deserializer), handler.response_serializer)
 
 
 class _Malformed:

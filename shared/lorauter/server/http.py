@@ -142,11 +142,15 @@ class BodyLimit:
             if isinstance(self.max_body_bytes, int)
             else self.max_body_bytes(scope["path"])
         )
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > limit:
+        declared = _declared_bytes(scope)
+        if declared > limit:
             metadata = {"limit_bytes": str(limit)}
             refusal = self.render(413, "BODY_TOO_LARGE", _too_large(limit), metadata, scope["path"])
             await refusal(scope, receive, send)
+            return
+        if declared >= 0:
+            # the server lets through no more than what is declared
+            await self.app(scope, receive, send)
             return
         received = 0
 
@@ -160,6 +164,13 @@ class BodyLimit:
             return message
 
         await self.app(scope, counted, send)
+
+
+def _declared_bytes(scope: Scope) -> int:
+    """Returns how long the body is said to be, -1 where its end is told only when it comes."""
+    headers = dict(scope["headers"])
+    declared = headers.get(b"content-length", b"")
+    return int(declared) if declared.isdigit() and b"transfer-encoding" not in headers else -1
 
 
 def _too_large(limit: int) -> str:

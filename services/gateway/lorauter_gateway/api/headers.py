@@ -21,6 +21,7 @@ NO_DECISION = "none"
 """Decision of a request whose caller chose what answers."""
 
 _MOST_REASON = 1000
+_UNPRINTABLE = re.compile(r"[^ -~]")
 _TOKEN = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*")
 
 
@@ -46,8 +47,7 @@ def serving_headers(serving: Serving) -> dict[str, str]:
 
 def _field(text: str) -> str:
     """Returns what of a text a header may hold: a backend's own words may be in it."""
-    plain = text.encode("ascii", "replace").decode()
-    return "".join(c if c.isprintable() else " " for c in plain)[:_MOST_REASON]
+    return _UNPRINTABLE.sub(" ", text[:_MOST_REASON].encode("ascii", "replace").decode())
 
 
 def adapter_list(adapters: Sequence[WeightedAdapter]) -> str:

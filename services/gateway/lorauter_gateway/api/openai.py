@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from lorauter.errors import InvalidArgument
+from lorauter_gateway.api.bodies import BodyRoute
 from lorauter_gateway.api.dialects import openai_error_event
 from lorauter_gateway.api.headers import serving_headers
 from lorauter_gateway.api.openai_answers import ChatShape, CompletionShape, Shape
@@ -24,7 +25,7 @@ from lorauter_gateway.service import Gateway, OpenStream
 
 def openai_routes(gateway: Gateway, timeout_seconds: float) -> APIRouter:
     """Returns the routes under /v1."""
-    routes = APIRouter(tags=["OpenAI"])
+    routes = APIRouter(tags=["OpenAI"], route_class=BodyRoute)
 
     async def answer(request: Request, body: SamplingBody, prompt: Prompt, shape: Shape) -> Response:
         if not body.model:

@@ -24,23 +24,24 @@ class CallerGone(Exception):
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Returns what ``work`` returns; cancels it and raises CallerGone when the caller disconnects."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
+    task = asyncio.current_task()
+    assert task is not None
+    gone = asyncio.ensure_future(_cancelled_when_gone(request, task))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise CallerGone
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if not gone.done():
+            raise
+        task.uncancel()
+        raise CallerGone from None
     finally:
         gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
 
 
-async def _disconnected(request: Request) -> None:
+async def _cancelled_when_gone(request: Request, task: asyncio.Task[Any]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    task.cancel()
 
 
 def event(data: object) -> str:

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from lorauter.errors import InvalidArgument
-from lorauter_gateway.api.bodies import Body
+from lorauter_gateway.api.bodies import Body, BodyRoute
 from lorauter_gateway.api.dialects import tgi_error_event
 from lorauter_gateway.api.headers import serving_headers
 from lorauter_gateway.api.routing import RoutingBody, routing_request
@@ -74,7 +74,7 @@ class GenerateBody(Body):
 
 def tgi_routes(gateway: Gateway, timeout_seconds: float, max_concurrent_requests: int) -> APIRouter:
     """Returns TGI's routes."""
-    routes = APIRouter(tags=["TGI"])
+    routes = APIRouter(tags=["TGI"], route_class=BodyRoute)
 
     def read(body: GenerateBody) -> Generation:
         parameters = body.parameters or Parameters()
