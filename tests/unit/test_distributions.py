@@ -24,6 +24,7 @@ EXTRA_OF_FOLDER = {
     "decisions.py": {"server"},
     "telemetry.py": {"server"},
     "routing": {"core"},
+    "manifests": {"core"},
     "matching": {"core"},
     "metrics": {"metrics"},
     "lora": {"lora"},
