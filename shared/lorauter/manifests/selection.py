@@ -1,12 +1,12 @@
 """Chooses what to load under a budget of memory: budgeted greedy with lazy evaluation.
 
 The objective, the expected share with a set loaded, is a weighted coverage: what is worth v on a task covers
-the task's share from 0 to v. So it is monotone and submodular, and taking at each step what adds most for each
-byte, compared with the best single item, gives at least (1 − 1/e)/2 of the best gain over the bare base that
-the budget allows (Khuller, Moss, Naor, "The budgeted maximum coverage problem", 1999); where all items are of
-one size, at least 1 − 1/e (Nemhauser, Wolsey, Fisher 1978). The largest number of entries, which matters to
-very small adapters only, is not part of the first proof. That items add less and less makes old gains upper
-bounds, so few are computed anew (Minoux 1978).
+the task's share from 0 to v. So it is monotone and submodular, and taking at each step what adds most for
+each byte, compared with the best single item, gives at least (1 − 1/e)/2 of the best gain over the bare base
+that the budget allows (Khuller, Moss, Naor, "The budgeted maximum coverage problem", 1999); where all items
+are of one size, at least 1 − 1/e (Nemhauser, Wolsey, Fisher 1978). The largest number of entries, which
+matters to very small adapters only, is not part of the first proof. That items add less and less makes old
+gains upper bounds, so few are computed anew (Minoux 1978).
 """
 
 from __future__ import annotations
