@@ -23,7 +23,7 @@ from lorauter.router.v1 import router_pb2 as pb
 from lorauter.router.v1 import router_pb2_grpc
 from lorauter.server.grpc import GrpcServer
 from tests.integration.gateway_servers.conftest import Shelf
-from tests.integration.gateway_servers.load import Outcome, ask, each, expected
+from tests.integration.gateway_servers.load import Outcome, ask, each, expected, until
 from tests.integration.gateway_servers.stand import BASE_ID, POOL_ID, Background, Gateway, gateway
 from tests.protocol_servers.process import Running
 from tests.protocol_servers.vllm_adapters import READING
@@ -31,7 +31,7 @@ from tests.protocol_servers.weights import modules_of, read_weights
 
 SINGLES, MIXES = 220, 80
 SLOTS = 32
-REQUESTS = 1_500
+REQUESTS = 1_000
 AT_A_TIME = 24
 MAX_RANK = 32
 
@@ -195,6 +195,8 @@ async def test_slots_are_shared_by_three_gateways_without_a_double_load_or_a_los
         assert counted["most_registered"] <= SLOTS
         reloads = sum(counted["loads"].values()) - len(counted["loads"])
         assert reloads <= sum(counted["unloads"].values())
+    for front in fleet.gateways:
+        await until(lambda front=front: not any(replica["in_flight"] for replica in front.replicas()))
     evictions = sum(front.metric("lorauter_gateway_adapter_evictions_total") for front in fleet.gateways)
     assert sum(sum(counted["unloads"].values()) for counted in counters) == evictions > 0
 
