@@ -55,6 +55,11 @@ REPAIRS = Counter(
     "Repairs of the index outside of a change; 0 is expected.",
     registry=_OWN,
 )
+REBUILDS = Counter(
+    "lorauter_index_rebuilds_total",
+    "Times that all was published anew: to an index that was empty, or for another encoder.",
+    registry=_OWN,
+)
 EVALUATIONS = Counter("lorauter_evaluations_total", "Examples on which an arm was measured.", registry=_OWN)
 DECISIONS = Counter(
     "lorauter_recorded_decisions_total", "Recorded decisions, stored or dropped.", ["result"], registry=_OWN

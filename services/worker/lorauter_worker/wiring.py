@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import warnings
@@ -12,6 +13,7 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import setup_logging, worker_ready
+from celery.worker import state
 
 from lorauter.encoder import load_encoder, preload
 from lorauter.index import QdrantIndex
@@ -38,6 +40,7 @@ from lorauter_worker.service.parts import Means
 from lorauter_worker.service.projection import Projector
 from lorauter_worker.service.recalls import Recalls
 from lorauter_worker.service.sweep import Sweep
+from lorauter_worker.service.watchdog import Watchdog
 from lorauter_worker.tasks.app import create_app
 from lorauter_worker.tasks.drain import Child, register_tasks
 
@@ -126,7 +129,13 @@ def build_sweep(settings: Settings, app: Celery) -> Sweep:
     recalls = None
     if "index" in settings.queues:
         recalls = Recalls(engine, RedisWantedCompositions(str(settings.redis_url)))
-    return Sweep(engine, index, wakeups, wakeups.waiting, settings, decisions, recalls)
+    watchdog = Watchdog(lambda: not state.active_requests and wakeups.is_there(), give_up=_die)
+    return Sweep(engine, index, wakeups, wakeups.waiting, settings, decisions, recalls, watchdog)
+
+
+def _die() -> None:
+    """Ends main process and children at once: its consumer, which would drain them, hangs."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def build_composing(settings: Settings) -> Composing | None:

@@ -30,6 +30,7 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 
 from lorauter.errors import Unavailable
+from lorauter.failpoints import reach
 from lorauter.index import collections as layout
 from lorauter.index.codec import (
     Parts,
@@ -125,7 +126,9 @@ class QdrantIndex:
             layout.ensure(self._client, names, _dimension(tree))
             before = self.published(snapshot.tenant)
             written = writer.write_tasks() + writer.write_examples(thorough)
-            written += writer.write_scatters() + writer.write_root()
+            written += writer.write_scatters()
+            reach("upsert")
+            written += writer.write_root()
             writer.move_marker()
             deleted = 0
             if moved := self._is_published(snapshot, tree):

@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlmodel import Session
 
 from lorauter.errors import Unavailable
+from lorauter.failpoints import reach
 from lorauter.store.tables import Outbox
 
 CONNECT_TIMEOUT_SECONDS = 5
@@ -96,7 +97,9 @@ def write(engine: Engine, tenant: str) -> Iterator[Write]:
         generation, now = session.connection().execute(_NEXT_GENERATION, {"tenant": tenant}).one()
         change = Write(session, tenant, generation, now)
         yield change
+        reach("commit")
         session.commit()
+        reach("committed")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from functools import partial
 
 from celery import Celery
 
+from lorauter.failpoints import reach
 from lorauter.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -65,6 +66,7 @@ class CeleryWakeups:
                 return
 
     def _send(self, topic: str) -> None:
+        reach("wake-up")
         try:
             self._app.send_task(
                 _TASKS[topic], queue=topic, retry=False, ignore_result=True, expires=EXPIRE_SECONDS

@@ -44,3 +44,10 @@ class CeleryWakeups:
             return int(self._redis.llen(queue))
         except _FAILURES:
             return 1
+
+    def is_there(self) -> bool:
+        """Returns whether the broker answers."""
+        try:
+            return bool(self._redis.ping())
+        except _FAILURES:
+            return False

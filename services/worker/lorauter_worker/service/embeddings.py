@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import Session, col, select
 
 from lorauter.encoder import Encoder
+from lorauter.failpoints import reach
 from lorauter.routing.model import Vector
 from lorauter.store.tables import CachedEmbedding
 from lorauter_worker import telemetry
@@ -46,6 +47,7 @@ def embed(
             raise OutOfTime
         digests = missing[start : start + _ENCODE_BATCH]
         vectors = encoder.encode([by_digest[digest] for digest in digests])
+        reach("embed")
         fresh = dict(zip(digests, vectors, strict=True))
         _store(engine, encoder, tenant, fresh)
         telemetry.ENCODED.inc(len(fresh))

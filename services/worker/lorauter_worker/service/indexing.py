@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine, text
 
+from lorauter.errors import Unavailable
+from lorauter.failpoints import reach
 from lorauter.index import PublishReport, SnapshotIndex
 from lorauter.telemetry import get_logger
 from lorauter_worker import telemetry
@@ -54,8 +56,8 @@ class Indexer:
     def reconcile(self) -> int:
         """Compares every tenant's index with its registry, and publishes again where they differ.
 
-        Returns the number of repairs. Tenants with index work left are not looked at: that work is what
-        brings the index up to date. Drops what former encoders left, too.
+        Returns the number of repairs and rebuilds. Tenants with index work left are not looked at: that work
+        is what brings the index up to date. Drops what former encoders left, too.
         """
         repaired = 0
         with self.engine.connect() as connection:
@@ -91,12 +93,15 @@ class Indexer:
             return
         snapshot = projection.snapshot
         report = self._move_index(projection, thorough=False)
+        reach("publish")
         with self.engine.begin() as connection:
             record_published(connection, projection)
         if start_matchings(self.engine, snapshot.tenant):
             self.wakeups.wake("matching")
         with self.engine.begin() as connection:  # last, so that dying before it does all of this again
             outbox.fulfil(connection, claim, snapshot.generation)
+            reach("acknowledge")
+        reach("acknowledged")
         telemetry.PROJECTIONS.labels(result="published" if report.moved else "overtaken").inc()
         _log.info(
             "worker.snapshot.published",
@@ -132,14 +137,26 @@ class Indexer:
         check = self.index.verify(projection.snapshot, projection.examples)
         if check.is_sound and not check.surplus:
             return 0
+        is_rebuild = not check.is_sound and self._is_rebuild(projection)
         report = self._move_index(projection, thorough=True)
         if not report.moved or check.is_sound:
             return 0
         with self.engine.begin() as connection:
             record_published(connection, projection)
-        telemetry.REPAIRS.inc()
-        _log.warning("worker.index.repaired", tenant=tenant, written=report.written)
+        (telemetry.REBUILDS if is_rebuild else telemetry.REPAIRS).inc()
+        event = "worker.index.rebuilt" if is_rebuild else "worker.index.repaired"
+        _log.warning(event, tenant=tenant, written=report.written)
         return 1
+
+    def _is_rebuild(self, projection: Projection) -> bool:
+        """Returns whether the index is empty or another encoder's; anything else that it lacks was lost."""
+        tenant = projection.snapshot.tenant
+        if self.index.published(tenant) is None:
+            return True
+        try:
+            return self.index.read(tenant).encoder_digest != projection.snapshot.encoder_digest
+        except Unavailable:  # what is published is not complete
+            return False
 
 
 def marker_is_behind(engine: Engine, index: SnapshotIndex) -> bool:

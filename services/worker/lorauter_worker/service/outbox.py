@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, text
 
 from lorauter.errors import LorauterError
+from lorauter.failpoints import reach
 from lorauter.telemetry import get_logger
 from lorauter_worker import telemetry
 from lorauter_worker.config import Topic
@@ -134,6 +135,7 @@ def claim(engine: Engine, topic: Topic, owner: str, lease_seconds: float) -> Cla
         rows = connection.execute(_CLAIM, values).all()
     if not rows:
         return None
+    reach("claim")
     return Claim(
         tenant=rows[0].tenant,
         topic=topic,

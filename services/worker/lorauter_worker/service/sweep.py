@@ -20,6 +20,7 @@ from lorauter_worker.service.coordinating import WOKEN
 from lorauter_worker.service.decisions import DecisionKeeper
 from lorauter_worker.service.indexing import marker_is_behind
 from lorauter_worker.service.recalls import Recalls
+from lorauter_worker.service.watchdog import Watchdog
 
 _log = get_logger(__name__)
 
@@ -36,10 +37,12 @@ class Sweep:
         settings: Settings,
         decisions: DecisionKeeper | None = None,
         recalls: Recalls | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         """``waiting`` returns how many messages are in a queue.
 
-        ``recalls`` reach composites, and ``decisions`` are kept, beside the work.
+        ``recalls`` reach composites, and ``decisions`` are kept, beside the work. ``watchdog`` is told
+        whether work waits.
         """
         self._engine = engine
         self._index = index
@@ -48,6 +51,7 @@ class Sweep:
         self._settings = settings
         self._decisions = decisions
         self._recalls = recalls
+        self._watchdog = watchdog
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
         self._last_success = time.monotonic()
@@ -75,16 +79,21 @@ class Sweep:
     def once(self) -> None:
         """Sweeps once. Raises what the database raises."""
         must_reconcile = "index" in self._settings.queues and self._must_reconcile()
+        work_waits = False
         for topic in self._settings.queues:
             backlog = outbox.backlog(self._engine, topic)
             telemetry.OUTBOX_DEPTH.labels(topic=topic).set(backlog.depth)
             telemetry.OUTBOX_AGE.labels(topic=topic).set(backlog.age_seconds)
-            for _ in range(self._missing(topic, backlog.due)):
+            missing = self._missing(topic, backlog.due)
+            work_waits |= backlog.due > 0 and not missing
+            for _ in range(missing):
                 self._wakeups.wake(topic)
         if must_reconcile and not self._waiting("index"):
             self._wakeups.wake("reconcile")
             self._next_reconcile = time.monotonic() + self._settings.reconcile_seconds
         self._last_success = time.monotonic()
+        if self._watchdog is not None:
+            self._watchdog.look(work_waits)
         if self._recalls is not None:
             self._recalls.once()
         if self._decisions is not None:

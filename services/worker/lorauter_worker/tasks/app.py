@@ -17,13 +17,15 @@ DRAIN_INDEX = "lorauter.index.drain"
 DRAIN_MATCHING = "lorauter.matching.drain"
 RECONCILE = "lorauter.index.reconcile"
 
+_TASK = "lorauter_worker.tasks.requests:WakeupTask"
+
 QUEUE_OF = {DRAIN_INDEX: "index", RECONCILE: "index", DRAIN_MATCHING: "matching"}
 """The queue of each task."""
 
 
 def create_app(redis_url: str, drain_seconds: float = 5.0) -> Celery:
     """Returns the application for a broker; connects to nothing yet."""
-    app = Celery("lorauter", broker=redis_url, set_as_current=False)
+    app = Celery("lorauter", broker=redis_url, set_as_current=False, task_cls=_TASK)
     app.conf.update(_configuration(drain_seconds))
     return app
 

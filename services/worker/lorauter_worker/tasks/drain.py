@@ -13,9 +13,13 @@ from typing import Any
 from celery import Celery
 from celery.signals import worker_process_init
 
+from lorauter.errors import Unavailable
+from lorauter.telemetry import get_logger
 from lorauter_worker.service.indexing import Indexer
 from lorauter_worker.service.matching import Matcher
 from lorauter_worker.tasks.app import DRAIN_INDEX, DRAIN_MATCHING, RECONCILE
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,10 @@ def register_tasks(app: Celery, build_child: Callable[[], Child]) -> None:
         """Repairs the index where it differs from the registry."""
         indexer = child().indexer
         if indexer is not None:
-            indexer.reconcile()
+            try:
+                indexer.reconcile()
+            except Unavailable as error:  # the next one will see
+                _log.warning("worker.reconcile.failed", reason=error.reason)
 
     @app.task(name=DRAIN_MATCHING)  # type: ignore[untyped-decorator]
     def drain_matching() -> None:
