@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+import uvloop
+
 from lorauter.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from lorauter.server.grpc import GrpcServer
 from lorauter.server.run import serve
@@ -29,7 +31,7 @@ def main() -> None:
     settings = Settings.load()
     configure_logging("gateway", settings.log_level, settings.log_format)
     _log.info("gateway.settings.read", **settings.redacted())
-    asyncio.run(run(settings))
+    uvloop.run(run(settings))
 
 
 async def run(settings: Settings) -> None:

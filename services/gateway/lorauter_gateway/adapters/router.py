@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from lorauter.client import AsyncClient, RetryPolicy
 from lorauter.errors import LorauterError, Unavailable
@@ -33,21 +33,24 @@ class GrpcRouter:
 
     async def route(self, request: RouteRequest, timeout_seconds: float) -> RouteResponse:
         """See ports.Router."""
-        transport = self._client.with_timeout(timeout_seconds).router.transport
-        async with _typed():
-            return await transport.unary(
-                "/lorauter.router.v1.RouterService/Route", request, RouteResponse, idempotent=True
+        with _typed():
+            return await self._client.router.transport.unary(
+                "/lorauter.router.v1.RouterService/Route",
+                request,
+                RouteResponse,
+                idempotent=True,
+                timeout_seconds=timeout_seconds,
             )
 
     async def resolve(self, pool: str, adapter: str, timeout_seconds: float) -> ResolveAdapterResponse:
         """See ports.Router."""
-        async with _typed():
+        with _typed():
             router = self._client.with_timeout(timeout_seconds).router
             return await router.resolve_adapter(pool=pool, adapter=adapter)
 
     async def adapters(self) -> Sequence[ResolveAdapterResponse]:
         """See ports.Router."""
-        async with _typed():
+        with _typed():
             return [found async for found in self._client.router.list_servable_adapters(page_size=_PAGE)]
 
     def snapshot(self) -> GetSnapshotResponse | None:
@@ -60,7 +63,7 @@ class GrpcRouter:
 
     async def refresh(self) -> GetSnapshotResponse:
         """See ports.Router."""
-        async with _typed():
+        with _typed():
             self._snapshot = await self._client.with_timeout(_SNAPSHOT_SECONDS).router.get_snapshot()
         return self._snapshot
 
@@ -89,8 +92,8 @@ class GrpcRouter:
         await self._client.close()
 
 
-@asynccontextmanager
-async def _typed() -> AsyncIterator[None]:
+@contextmanager
+def _typed() -> Iterator[None]:
     try:
         yield
     except Unavailable as error:

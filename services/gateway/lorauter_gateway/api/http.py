@@ -13,6 +13,7 @@ from lorauter.server.http import create_app
 from lorauter_gateway.api.backends import backend_routes
 from lorauter_gateway.api.dialects import render
 from lorauter_gateway.api.openai import openai_routes
+from lorauter_gateway.api.refusing import RefusesWhenFull
 from lorauter_gateway.api.routing import RouteBody
 from lorauter_gateway.api.streams import CallerGone
 from lorauter_gateway.api.tgi import tgi_routes
@@ -29,6 +30,7 @@ def create_http(gateway: Gateway, settings: Settings) -> FastAPI:
         return gateway.lacking()
 
     app = create_app("lorauter gateway", readiness, settings.max_body_bytes, render)
+    app.add_middleware(RefusesWhenFull, gateway=gateway)
     seconds = settings.request_timeout_seconds
     app.include_router(openai_routes(gateway, seconds))
     app.include_router(backend_routes(gateway))

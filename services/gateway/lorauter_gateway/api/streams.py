@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -73,9 +74,10 @@ class EventStream(StreamingResponse):
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves the response."""
+        """Serves the response as long as the caller is there."""
         try:
-            await super().__call__(scope, receive, send)
+            with suppress(CallerGone):
+                await while_connected(Request(scope, receive), self.stream_response(send))
         finally:
             await self._stream.aclose()
 

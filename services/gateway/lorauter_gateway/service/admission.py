@@ -18,15 +18,22 @@ class Admission:
         self._limit = limit
         self._taken = 0
 
-    def enter(self, route: str) -> Slot:
-        """Returns a slot; raises Exhausted (GATEWAY_FULL) if all are taken."""
+    def check(self) -> None:
+        """Raises Exhausted (GATEWAY_FULL) if all slots are taken."""
         if self._taken >= self._limit:
-            metrics.REQUESTS.labels(route, "GATEWAY_FULL").inc()
             raise Exhausted(
                 "GATEWAY_FULL",
                 f"{self._limit} generations are under way, which is the most: retry in a second",
                 retry_after_seconds="1",
             )
+
+    def enter(self, route: str) -> Slot:
+        """Returns a slot; raises as check() does."""
+        try:
+            self.check()
+        except Exhausted as error:
+            metrics.REQUESTS.labels(route, error.reason).inc()
+            raise
         self._taken += 1
         metrics.IN_FLIGHT.inc()
         return Slot(self, route)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lorauter.errors import InvalidArgument, NotFound
+from lorauter.errors import Exhausted, InvalidArgument, NotFound
 from lorauter.router.v1.router_pb2 import (
     ChatMessage,
     GetSnapshotResponse,
@@ -14,6 +14,7 @@ from lorauter.router.v1.router_pb2 import (
     RouteRequest,
     RouteResponse,
 )
+from lorauter_gateway import metrics
 from lorauter_gateway.domain.model import Answer, Generation, Target, TargetKind
 from lorauter_gateway.domain.plan import wish_base, wish_decision, wish_pin
 from lorauter_gateway.ports import BackendCall, BackendFailed, Composites, Driver, Limits, PieceStream, Router
@@ -21,7 +22,7 @@ from lorauter_gateway.service.admission import Admission, Slot
 from lorauter_gateway.service.forwarding import Forwarder, Request
 from lorauter_gateway.service.preparing import Preparer
 from lorauter_gateway.service.replica import Pool, Replica
-from lorauter_gateway.service.replicas import Replicas, check_room, no_backend
+from lorauter_gateway.service.replicas import Replicas, check_room, is_full, no_backend
 from lorauter_gateway.service.serving import OpenStream, Serving, deadline_in, within
 
 
@@ -81,6 +82,20 @@ class Gateway:
     async def route(self, request: RouteRequest) -> RouteResponse:
         """Returns a decision and serves nothing."""
         return await self.router.route(request, self._route_timeout_seconds)
+
+    def check_open(self, route: str) -> None:
+        """Refuses what has to be refused whatever it asks for, before anybody reads it, which costs more.
+
+        Raises Exhausted (GATEWAY_FULL, BACKENDS_FULL where every pool is full).
+        """
+        try:
+            self._admission.check()
+            pools = self._replicas.pools()
+            if pools and all(pool.replicas and is_full(pool) for pool in pools):
+                check_room(pools[0])
+        except Exhausted as error:
+            metrics.REQUESTS.labels(route, error.reason).inc()
+            raise
 
     async def generate(self, generation: Generation, route: str) -> tuple[Answer, Serving]:
         """Returns the whole answer and what served it.

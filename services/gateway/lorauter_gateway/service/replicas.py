@@ -50,6 +50,10 @@ class Replicas:
         """Returns all replicas, draining ones too."""
         return list(self._replicas.values())
 
+    def pools(self) -> list[Pool]:
+        """Returns the pools of the last snapshot."""
+        return list(self._pools.values())
+
     def pool(self, name: str) -> Pool | None:
         """Returns a pool, or None if no snapshot had it."""
         return self._pools.get(name)
@@ -188,11 +192,16 @@ def check_room(pool: Pool) -> None:
     """
     if not pool.replicas:
         raise no_backend(pool.snapshot)
+    if is_full(pool):
+        raise backends_full(pool.id, 1.0)
+
+
+def is_full(pool: Pool) -> bool:
+    """Whether no replica can take another request, those that are let in already counted."""
     room = 0
     for replica in pool.replicas:
         room += max(0, replica.in_flight.limit - replica.in_flight.count)
-    if room <= pool.waiting:
-        raise backends_full(pool.id, 1.0)
+    return room <= pool.waiting
 
 
 def backends_full(pool: str, retry_after_seconds: float) -> Exhausted:
