@@ -52,6 +52,7 @@ class RouterPeer(router_pb2_grpc.RouterServiceServicer):
         self.backends: list[router_pb2.Backend] = []
         self.requests: list[router_pb2.RouteRequest] = []
         self.pools = ["demo"]
+        self.recalled: set[str] = set()
 
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteResponse:
         self.requests.append(request)
@@ -73,7 +74,7 @@ class RouterPeer(router_pb2_grpc.RouterServiceServicer):
         name, _, version = request.adapter.partition("@")
         if name == "retired":
             raise FailedPrecondition("ADAPTER_RETIRED", "retired: use adds", successor="adds")
-        if name not in DIGESTS or request.pool not in ("demo", ""):
+        if name not in DIGESTS.keys() - self.recalled or request.pool not in ("demo", ""):
             raise NotFound("UNKNOWN_ADAPTER", f"adapter {name!r} does not exist in pool {request.pool!r}")
         return router_pb2.ResolveAdapterResponse(
             pool="demo", adapter_id=name, version=int(version or 1), digest=DIGESTS[name]
@@ -99,6 +100,8 @@ class EnginePeer:
         self.words = WORDS
         self.readings: list[list[str]] = []
         self.without_effect: set[str] = set()
+        self.retry_after = "3"
+        self.concurrency = 0
         self.finish_reason = "eos_token"
         self.stopped = asyncio.Event()
         self.begun = asyncio.Event()
@@ -113,7 +116,8 @@ class EnginePeer:
         return PlainTextResponse("", 200 if self.is_healthy else 503)
 
     async def info(self) -> dict[str, Any]:
-        return {"model_id": "m", "max_input_tokens": 100, "max_total_tokens": 200}
+        limits = {"max_input_tokens": 100, "max_total_tokens": 200}
+        return {"model_id": "m", **limits, "max_concurrent_requests": self.concurrency}
 
     async def generate(self, request: Request) -> Response:
         body = await request.json()
@@ -125,7 +129,8 @@ class EnginePeer:
         step = self.script.popleft() if self.script else "answer"
         if isinstance(step, tuple):
             status, error_type, message = step
-            return JSONResponse({"error": message, "error_type": error_type}, status, {"retry-after": "3"})
+            headers = {"retry-after": self.retry_after}
+            return JSONResponse({"error": message, "error_type": error_type}, status, headers)
         is_chat = request.url.path.startswith("/v1")
         if is_chat:
             lines, whole = self._chat_lines(), self._chat_answer()

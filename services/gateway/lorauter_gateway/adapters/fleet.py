@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -15,6 +15,9 @@ from lorauter_gateway.adapters.kinds import KINDS
 from lorauter_gateway.ports import Driver, Endpoint
 
 _log = get_logger(__name__)
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Returns the addresses of a name; raises OSError."""
 
 _MANY = "dns+"
 _RESOLVE_SECONDS = 2.0
@@ -27,8 +30,11 @@ class KnownFleet:
     ``every_seconds``; every other URL is one replica.
     """
 
-    def __init__(self, connections: Connections, every_seconds: float) -> None:
+    def __init__(
+        self, connections: Connections, every_seconds: float, resolve: Resolve | None = None
+    ) -> None:
         self._connections = connections
+        self._resolve = resolve or _addresses
         self._every_seconds = every_seconds
         self._drivers: dict[tuple[str, str], Driver] = {}
         self._addresses: dict[str, tuple[float, list[str]]] = {}
@@ -75,16 +81,19 @@ class KnownFleet:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
             async with asyncio.timeout(_RESOLVE_SECONDS):
-                loop = asyncio.get_running_loop()
-                found = await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+                hosts = await self._resolve(parts.hostname or "", port)
         except (OSError, TimeoutError) as error:
             _log.warning("gateway.backend.unresolved", url=url, error=type(error).__name__)
         else:
-            hosts = sorted({address[0] for *_, address in found})
             known = [f"{parts.scheme}://{_bracketed(host)}:{port}{parts.path}" for host in hosts]
         self._addresses[url] = (monotonic(), known)
         return known
 
 
-def _bracketed(host: object) -> str:
-    return f"[{host}]" if ":" in str(host) else str(host)
+async def _addresses(name: str, port: int) -> list[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    return sorted({str(address[0]) for *_, address in found})
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -47,6 +47,13 @@ class Health:
         """Notes that a request ended in a way that says nothing about the replica."""
         self._is_trying = False
 
+    def began(self) -> None:
+        """Notes an answer that has begun: a half-open replica takes others again, until the next fault."""
+        if self.state is State.HALF_OPEN:
+            self._is_trying = False
+            self.state = State.HEALTHY
+            self.faults = FAULTS - 1
+
     def success(self) -> None:
         """Notes that a request was answered."""
         self._is_trying = False

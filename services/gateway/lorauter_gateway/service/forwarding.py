@@ -43,6 +43,7 @@ class _Trouble:
     """What has kept a request from being answered so far."""
 
     tries: int = 0
+    paid: int = 0
     left: list[str] = field(default_factory=list)
     first: Skipped | None = None
     error: LorauterError | None = None
@@ -95,7 +96,9 @@ class Forwarder:
     async def forward(
         self, request: Request, ask: Callable[[Driver, BackendCall], Awaitable[T]]
     ) -> tuple[T, Serving, Visit]:
-        """Returns what ``ask`` returns of the first replica that answers; the caller must close the visit.
+        """Returns what ``ask`` returns of the first replica that answers.
+
+        The caller must say how the visit ends and close it.
 
         Raises LorauterError: FailedPrecondition (ADAPTER_NOT_LOADED, COMPOSITION_NOT_SERVABLE), Exhausted
         (BACKENDS_FULL, BACKEND_OVERLOADED), Unavailable (BACKEND_*), or what the caller's request deserves.
@@ -128,7 +131,7 @@ class Forwarder:
     ) -> tuple[T, Serving, Visit] | None:
         """Returns None where another replica, or option, is to be tried."""
         pool, wish = request.pool, request.wish
-        if trouble.tries and not self._may_retry(pool, trouble):
+        if trouble.tries > trouble.paid and not self._may_retry(pool, trouble):
             raise trouble.final(request)
         visit = Visit(replica)
         try:
@@ -147,7 +150,7 @@ class Forwarder:
         except BaseException:
             visit.close()
             raise
-        visit.succeeded()
+        visit.began()
         if option is not wish.options[0]:
             first = trouble.first or Skipped(Why.NO_BACKEND, "no backend of the pool serves it")
             plan = instead(plan, wish.options[0], first)
@@ -162,6 +165,7 @@ class Forwarder:
             metrics.RETRIES_REFUSED.labels(pool.id).inc()
             return False
         metrics.RETRIES.labels(pool.id).inc()
+        trouble.paid = trouble.tries
         return True
 
     def _failed(self, visit: Visit, failure: BackendFailed, trouble: _Trouble) -> None:
@@ -178,7 +182,7 @@ class Forwarder:
             return replicas
         if any(replica.health.state is not State.HEALTHY for replica in replicas):
             aside, last = set_aside({replica.id: replica.health for replica in pool.replicas})
-            replicas = [r for r in replicas if r.id not in aside and r.health.may_try()]
+            replicas = [r for r in replicas if r.id not in aside and r.health.may_try()] or replicas
         else:
             last = set()
         name = self._preparer.placed_by(option)

@@ -109,6 +109,7 @@ class Gateway:
             async with within(deadline_in(generation.timeout_seconds)):
                 request = await self._resolve(generation, slot)
                 answer, serving, visit = await self._forwarder.forward(request, _generate)
+                visit.succeeded()
                 visit.close()
                 return answer, serving
 

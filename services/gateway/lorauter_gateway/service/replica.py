@@ -92,8 +92,13 @@ class Replica:
         """Whether a request may go there now."""
         return self.in_flight.has_room() and self.health.may_try()
 
+    def began(self) -> None:
+        """Notes an answer that has begun."""
+        self.health.began()
+        self._count()
+
     def succeeded(self) -> None:
-        """Notes an answer."""
+        """Notes a whole answer."""
         self.health.success()
         self.in_flight.succeeded()
         self._count()
@@ -217,6 +222,10 @@ class Visit:
     def holds(self, drop: Callable[[], None]) -> None:
         """Calls ``drop`` when the visit is closed."""
         self._on_close = drop
+
+    def began(self) -> None:
+        """Notes that the replica has begun to answer."""
+        self.replica.began()
 
     def succeeded(self) -> None:
         """Notes that the replica answered."""

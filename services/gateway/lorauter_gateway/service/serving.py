@@ -81,6 +81,7 @@ class OpenStream:
             self._end(error)
             raise
         if piece.finish is not None:
+            self._visit.succeeded()
             self._end(None)
         return piece
 
