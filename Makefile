@@ -76,6 +76,10 @@ bench-lab: setup ## The paper's experiment on pools made anew; JSON=path writes 
 bench-engine: setup ## Time generation with a weighted set for each row, beside PEFT; JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.engine $(if $(JSON),--json $(JSON))
 
+.PHONY: bench-gateway
+bench-gateway: setup ## Time what the gateway adds to a backend's answers; JSON=path writes the figures
+	@$(BIN)/python -m benchmarks.gateway $(if $(JSON),--json $(JSON))
+
 .PHONY: flan
 flan: setup ## Download the public FLAN data that bench-routing reads into DIR=path, without what adapters scored
 	@$(BIN)/python scripts/flan_download.py $(DIR)

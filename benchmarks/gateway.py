@@ -28,15 +28,12 @@ from benchmarks.gateway_load import (
     post,
     quantiles,
 )
-from benchmarks.gateway_processes import Stack, running
+from benchmarks.gateway_processes import Stack, gateway_among, peers
 from benchmarks.gateway_router import ADAPTER
 from benchmarks.latency_texts import make_texts
 from lorauter_suite.machine import machine, versions
 
 RATE = 100.0
-QUERIES = 200
-"""Distinct queries of the routed requests, all routed once before."""
-
 TOKENS = 8
 TOKEN_SECONDS = 0.02
 """Tokens of an answer, and the pause between those of a stream where first tokens are timed."""
@@ -60,8 +57,12 @@ Samples = dict[str, list[Sample]]
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How long to measure: seconds, but for ``rounds`` and ``streams``."""
+    """How long to measure: seconds, but for ``rounds`` of the ways, ``streams`` and ``steps`` of the search.
 
+    ``queries`` are those of the routed requests, all routed once before.
+    """
+
+    queries: int = 200
     rounds: int = 10
     block: float = 1.0
     trial: float = 4.0
@@ -101,28 +102,23 @@ def measure(sizes: Sizes, seed: int) -> Report:
 
 
 async def _measured(sizes: Sizes, seed: int) -> Report:
-    texts = make_texts(QUERIES + round(RATE * sizes.rounds * sizes.block), seed, None).short
-    known, new = texts[:QUERIES], texts[QUERIES:]
-    with running(0, 0.0, seed, SETTINGS) as stack:
-        console.print("warming up", style="dim")
-        await _warmed(stack, known)
-        console.print("overhead", style="dim")
-        report = await _overhead(stack, sizes, known, new)
-        console.print("highest rate", style="dim")
-        report |= await _highest_rate(stack, sizes, known)
-        console.print("streams", style="dim")
-        report |= await _streams(stack, sizes, known)
-        _close(stack)
-    with running(SLOTS, SLOT_SECONDS, seed, {}) as stack:
-        console.print("overload", style="dim")
-        report["overload"] = await _overload(stack, sizes, known)
-        _close(stack)
+    texts = make_texts(sizes.queries + round(RATE * sizes.rounds * sizes.block), seed, None).short
+    known, new = texts[: sizes.queries], texts[sizes.queries :]
+    with peers(seed) as others:
+        with gateway_among(*others, SETTINGS) as stack:
+            console.print("warming up", style="dim")
+            await _warmed(stack, known)
+            console.print("overhead", style="dim")
+            report = await _overhead(stack, sizes, known, new)
+            console.print("highest rate", style="dim")
+            report |= await _highest_rate(stack, sizes, known)
+            console.print("streams", style="dim")
+            report |= await _streams(stack, sizes, known)
+            await _set(stack, slots=SLOTS, seconds=SLOT_SECONDS)
+        with gateway_among(*others, {}) as stack:
+            console.print("overload", style="dim")
+            report["overload"] = await _overload(stack, sizes, known)
     return report
-
-
-def _close(stack: Stack) -> None:
-    for target in (stack.to_stub, stack.to_gateway, stack.to_proxy):
-        target.close()
 
 
 def chat(query: str, model: str = "auto", *, is_streamed: bool = False, tokens: int = TOKENS) -> bytes:
@@ -139,17 +135,22 @@ async def _warmed(stack: Stack, queries: Sequence[str]) -> None:
     """Routes every query once, slower than they can be encoded; opens the connections."""
     for target in (stack.to_stub, stack.to_gateway, stack.to_proxy):
         await target.warm(CONNECTIONS)
-    requests = [chat(query) for query in queries] + [chat(query, ADAPTER) for query in queries[:20]]
-    ways = (stack.to_gateway, stack.to_stub, stack.to_proxy)
-    times = evenly(RATE / 2, 2 * len(requests) / RATE)
-    for target in ways:
-        plan = [Planned(at, "", target, request) for at, request in zip(times, requests, strict=True)]
-        _all_answered(await play(plan))
+    routed = [chat(query) for query in queries]
+    plan = [
+        Planned(at, "", target, request)
+        for target, requests in (
+            (stack.to_gateway, [*routed, *(chat(query, ADAPTER) for query in queries[:20])]),
+            (stack.to_stub, routed[:20]),
+            (stack.to_proxy, routed[:20]),
+        )
+        for at, request in zip(evenly(RATE / 2, 2 * len(requests) / RATE), requests, strict=True)
+    ]
+    _all_answered(await play(plan))
 
 
 async def _overhead(stack: Stack, sizes: Sizes, known: Sequence[str], new: Sequence[str]) -> Report:
     """Times the ways to the stub in turns, each request beside the same one sent straight."""
-    await _pace(stack, TOKEN_SECONDS)
+    await _set(stack, token_seconds=TOKEN_SECONDS)
     arms: dict[str, tuple[Target, Iterable[bytes], float]] = {
         "routed": (stack.to_gateway, cycle([chat(query) for query in known]), 2 * sizes.block),
         "pinned": (stack.to_gateway, cycle([chat(query, ADAPTER) for query in known]), sizes.block),
@@ -237,7 +238,7 @@ async def _trial(stack: Stack, known: Sequence[str], rate: float, seconds: float
 
 async def _streams(stack: Stack, sizes: Sizes, known: Sequence[str]) -> Report:
     """Runs streams of two tokens a second side by side, and watches the gateway's memory."""
-    await _pace(stack, 0.5)
+    await _set(stack, token_seconds=0.5)
     tokens = round(2 * sizes.streaming)
     requests = [chat(query, is_streamed=True, tokens=tokens) for query in islice(cycle(known), sizes.streams)]
     plan = [
@@ -301,8 +302,9 @@ async def _offered(stack: Stack, known: Sequence[str], rate: float, seconds: flo
     return (await play(plan))[""]
 
 
-async def _pace(stack: Stack, token_seconds: float) -> None:
-    request = post("/stub", {"token_seconds": token_seconds})
+async def _set(stack: Stack, **settings: float) -> None:
+    """Sets how the stub answers."""
+    request = post("/stub", settings)
     _all_answered(await play([Planned(0.0, "", stack.to_stub, request)]))
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +36,11 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A stub, the router that knows it as a backend, the gateway before it, and a plain proxy."""
+    """What requests go through, and the ways there."""
 
     stub: Process
     router: Process
     gateway: Process
-    proxy: Process
     to_stub: Target
     to_gateway: Target
     to_proxy: Target
@@ -52,20 +51,29 @@ class Stack:
 
 
 @contextmanager
-def running(slots: int, seconds: float, seed: int, settings: Mapping[str, str]) -> Iterator[Stack]:
-    """Starts everything, and ends it afterwards. ``settings`` are the gateway's."""
-    with ExitStack() as stack:
-        stub = stack.enter_context(_started("benchmarks.gateway_stub", [slots, seconds], "port", {}))
-        router = stack.enter_context(
-            _started("benchmarks.gateway_router", [stub.port, seed], "grpc_port", {})
-        )
-        proxy = stack.enter_context(_started("benchmarks.gateway_proxy", [stub.port], "port", {}))
-        known = {"LORAUTER_ROUTER_ADDRESS": f"127.0.0.1:{router.port}", "LORAUTER_LOG_LEVEL": "error"}
-        gateway = stack.enter_context(
-            _started("lorauter_gateway.main", [], "http_port", {**known, **settings})
-        )
+def peers(seed: int) -> Iterator[tuple[Process, Process, Process]]:
+    """Starts a stub, the router that knows it as a backend, and a plain proxy before it."""
+    with (
+        _started("benchmarks.gateway_stub", [], "port", {}) as stub,
+        _started("benchmarks.gateway_router", [stub.port, seed], "grpc_port", {}) as router,
+        _started("benchmarks.gateway_proxy", [stub.port], "port", {}) as proxy,
+    ):
+        yield stub, router, proxy
+
+
+@contextmanager
+def gateway_among(
+    stub: Process, router: Process, proxy: Process, settings: Mapping[str, str]
+) -> Iterator[Stack]:
+    """Starts the gateway with some settings that differ from the default ones."""
+    known = {"LORAUTER_ROUTER_ADDRESS": f"127.0.0.1:{router.port}", "LORAUTER_LOG_LEVEL": "error"}
+    with _started("lorauter_gateway.main", [], "http_port", {**known, **settings}) as gateway:
         targets = (Target(stub.port), Target(gateway.port), Target(proxy.port))
-        yield Stack(stub, router, gateway, proxy, *targets)
+        try:
+            yield Stack(stub, router, gateway, *targets)
+        finally:
+            for target in targets:
+                target.close()
 
 
 @contextmanager

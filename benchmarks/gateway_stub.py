@@ -1,8 +1,9 @@
 """A backend that takes no time of its own: it speaks the engine's and vLLM's bytes and generates nothing.
 
-Run by benchmarks.gateway as ``python -m benchmarks.gateway_stub SLOTS SECONDS``. It answers over ``SLOTS``
-requests at a time with 429 (0: takes all), each after ``SECONDS``. Tokens are ``tok`` and the microsecond of
-the machine's monotonic clock at which they were sent; ``POST /stub {"token_seconds": …}`` sets their pace.
+Run by benchmarks.gateway as ``python -m benchmarks.gateway_stub``. ``POST /stub {"slots": 8, "seconds": 0.1,
+"token_seconds": 0.5}`` sets how many requests it takes at a time, 0 for any number, how long whole answers
+take, and the pause between a stream's tokens, each of which is ``tok`` and the microsecond of the machine's
+monotonic clock at which it was sent.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Event = Callable[[str, int, int], list[bytes]]
 class Stub:
     """What all connections share: the slots, the pace, the names that were loaded."""
 
-    def __init__(self, slots: int, seconds: float) -> None:
+    def __init__(self, slots: int = 0, seconds: float = 0.0) -> None:
         self.slots = slots
         self.seconds = seconds
         self.token_seconds = 0.0
@@ -55,7 +56,7 @@ class Stub:
             b"POST /v1/completions": lambda on, body: _openai(on, body, completion, completion_event),
             b"POST /v1/load_lora_adapter": self._load,
             b"POST /v1/unload_lora_adapter": self._unload,
-            b"POST /stub": self._pace,
+            b"POST /stub": self._set,
             b"GET /health": lambda on, _: on.send({}),
             b"GET /ping": lambda on, _: on.send({}),
             b"GET /version": lambda on, _: on.send({"version": "0.33.0"}),
@@ -80,8 +81,10 @@ class Stub:
         self.loaded.pop(body["lora_name"], None)
         on.send({})
 
-    def _pace(self, on: Connection, body: Body) -> None:
-        self.token_seconds = float(body["token_seconds"])
+    def _set(self, on: Connection, body: Body) -> None:
+        self.slots = int(body.get("slots", self.slots))
+        self.seconds = float(body.get("seconds", self.seconds))
+        self.token_seconds = float(body.get("token_seconds", self.token_seconds))
         on.send({})
 
 
@@ -277,9 +280,9 @@ def _content_length(head: bytes) -> int:
     return int(head[place + 15 :].split(b"\r\n", 1)[0]) if place >= 0 else 0
 
 
-async def run(slots: int, seconds: float) -> None:
+async def run() -> None:
     """Serves until standard input ends, after a line ``{"port": …}``."""
-    stub = Stub(slots, seconds)
+    stub = Stub()
     server = await asyncio.get_running_loop().create_server(
         lambda: Connection(stub), "127.0.0.1", 0, backlog=2048
     )
@@ -289,4 +292,4 @@ async def run(slots: int, seconds: float) -> None:
 
 if __name__ == "__main__":
     gc.disable()
-    uvloop.run(run(int(sys.argv[1]), float(sys.argv[2])))
+    uvloop.run(run())
