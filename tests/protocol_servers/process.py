@@ -7,7 +7,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,16 @@ class Running:
         self.kind = kind
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", f"tests.protocol_servers.{kind}", "--port", str(self.port), *options]
-        self._spec = ProcessSpec(kind, command, folder=str(ROOT))
+        self._command = [sys.executable, "-m", f"tests.protocol_servers.{kind}", "--port", str(self.port)]
+        self._command += options
+        self._spec = ProcessSpec(kind, self._command, folder=str(ROOT))
         self._http = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, **changed: object) -> None:
         """Starts it; returns once it listens. Raises RuntimeError with what it said instead."""
+        command = [*self._command, *_options(changed)]
+        self._spec = ProcessSpec(self.kind, command, folder=str(ROOT))
         self._process = start(self._spec, subprocess.PIPE)
         self.await_ready()
 
@@ -85,13 +88,17 @@ class Running:
 @contextmanager
 def running(kind: str, **options: object) -> Iterator[Running]:
     """Runs a server of a kind. ``max_loras=4`` is ``--max-loras 4``; True is an option without a value."""
-    words: list[str] = []
-    for name, value in options.items():
-        words.append(f"--{name.replace('_', '-')}")
-        words += [] if value is True else [str(value)]
-    server = Running(kind, words)
+    server = Running(kind, _options(options))
     try:
         server.start()
         yield server
     finally:
         server.close()
+
+
+def _options(options: Mapping[str, object]) -> list[str]:
+    words: list[str] = []
+    for name, value in options.items():
+        words.append(f"--{name.replace('_', '-')}")
+        words += [] if value is True else [str(value)]
+    return words

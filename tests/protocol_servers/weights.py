@@ -73,7 +73,7 @@ def modules_of(base: str) -> frozenset[str]:
 
 def read_weights(path: str, reading: Reading, modules: frozenset[str]) -> Weights:
     """Returns what a folder adds to a base of ``modules``; raises LoadError."""
-    folder = Path(path)
+    folder = Path(path).resolve()
     try:
         stamp = (folder / WEIGHTS_FILE).stat()
     except OSError:

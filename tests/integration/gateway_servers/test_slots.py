@@ -195,8 +195,7 @@ async def test_slots_are_shared_by_three_gateways_without_a_double_load_or_a_los
         assert counted["most_registered"] <= SLOTS
         reloads = sum(counted["loads"].values()) - len(counted["loads"])
         assert reloads <= sum(counted["unloads"].values())
-    for front in fleet.gateways:
-        await until(lambda front=front: not any(replica["in_flight"] for replica in front.replicas()))
+    await until(lambda: not any(r["in_flight"] for front in fleet.gateways for r in front.replicas()))
     evictions = sum(front.metric("lorauter_gateway_adapter_evictions_total") for front in fleet.gateways)
     assert sum(sum(counted["unloads"].values()) for counted in counters) == evictions > 0
 
