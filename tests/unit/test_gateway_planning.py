@@ -73,7 +73,7 @@ def weights_of(option: Option) -> dict[str, float]:
 
 
 def options(wish: Wish) -> list[dict[str, float]]:
-    return [weights_of(option) for option in wish.options]
+    return [weights_of(option) for option in wish]
 
 
 def ranked(*adapters: tuple[str, float, int]) -> Option:
@@ -84,7 +84,7 @@ def test_measured_set_comes_first_then_the_best_the_runners_up_and_the_base() ->
     wish = wish_decision(decided({"a": 0.6, "b": 0.4}, best="b", runners=("c", "base", "d")), False)
     assert options(wish) == [{"a": 0.6, "b": 0.4}, {"b": 1.0}, {"c": 1.0}, {}, {"d": 1.0}]
     assert not wish.keeps_decision
-    assert wish.options[0].why is None
+    assert wish.first.why is None
 
 
 def test_base_is_the_last_option_where_no_runner_up_says_otherwise() -> None:
@@ -95,11 +95,11 @@ def test_base_is_the_last_option_where_no_runner_up_says_otherwise() -> None:
 def test_best_single_comes_first_and_says_so_where_the_set_was_not_measured() -> None:
     wish = wish_decision(decided({"a": 0.6, "b": 0.4}, best="b", measured=False, runners=("c",)), False)
     assert options(wish) == [{"b": 1.0}, {"c": 1.0}, {}]
-    assert wish.options[0].why is Why.UNMEASURED
-    assert "not measured" in plan_set(wish.options[0]).degraded_reason
+    assert wish.first.why is Why.UNMEASURED
+    assert "not measured" in plan_set(wish.first).degraded_reason
     onto_base = wish_decision(decided({"a": 0.6, "b": 0.4}, best="base", measured=False), False)
     assert options(onto_base) == [{}]
-    assert "not measured" in plan_set(onto_base.options[0]).degraded_reason
+    assert "not measured" in plan_set(onto_base.first).degraded_reason
 
 
 def test_policy_that_refuses_leaves_the_decision_alone() -> None:
@@ -112,7 +112,7 @@ def test_policy_that_refuses_leaves_the_decision_alone() -> None:
 
 
 def test_one_adapter_is_single_only_at_full_weight() -> None:
-    full, half = (wish_decision(decided({"a": w}, best="a"), False).options[0] for w in (1.0, 0.5))
+    full, half = (wish_decision(decided({"a": w}, best="a"), False).first for w in (1.0, 0.5))
     assert plan_set(full).composition == COMPOSITION_SINGLE
     assert plan_set(half).composition == COMPOSITION_EXACT
     assert plan_named(half, "mix-1").composition == COMPOSITION_COMPOSITE
@@ -121,7 +121,7 @@ def test_one_adapter_is_single_only_at_full_weight() -> None:
 
 
 def test_base_in_a_set_keeps_its_share_and_adds_nothing() -> None:
-    plan = plan_set(wish_decision(decided({"a": 0.7, "base": 0.3}, best="a"), False).options[0])
+    plan = plan_set(wish_decision(decided({"a": 0.7, "base": 0.3}, best="a"), False).first)
     assert plan.composition == COMPOSITION_EXACT
     assert len(plan.adapters) == 2
     assert [(a.adapter_id, a.weight) for a in plan.applied] == [("a", 0.7)]
@@ -130,13 +130,13 @@ def test_base_in_a_set_keeps_its_share_and_adds_nothing() -> None:
 def test_base_is_served_when_the_action_or_the_whole_set_is_the_base() -> None:
     for decision in (decided({"a": 1.0}, action=pb.ROUTE_ACTION_BASE), decided({"base": 1.0}), decided({})):
         assert wish_decision(decision, True) == wish_base()
-        plan = plan_set(wish_base().options[0])
+        plan = plan_set(wish_base().first)
         assert (plan.composition, plan.adapters, plan.degraded_reason) == (COMPOSITION_BASE, (), "")
 
 
 def test_pin_is_one_option_and_nothing_else() -> None:
     wish = wish_pin(pb.ResolveAdapterResponse(adapter_id="b", version=3, digest="x", rank=8))
-    assert wish.options == (Option((WeightedAdapter("b", 3, 1.0, "x", 8),)),)
+    assert list(wish) == [Option((WeightedAdapter("b", 3, 1.0, "x", 8),))]
     assert wish.keeps_decision
 
 
@@ -198,7 +198,7 @@ def test_what_replaces_the_first_option_says_why() -> None:
     assert plan.why is Why.NOT_LISTED
     on_base = instead(plan_set(Option()), ranked(("a", 1.0, 8)), skipped)
     assert on_base.degraded_reason == "a@1 is not served: nobody holds it; the base replaces it"
-    unmeasured = wish_decision(decided({"a": 0.6, "b": 0.4}, best="b", measured=False), False).options[0]
+    unmeasured = wish_decision(decided({"a": 0.6, "b": 0.4}, best="b", measured=False), False).first
     plan = instead(plan_set(Option()), unmeasured, skipped)
     assert "not measured" in plan.degraded_reason
     assert "b@1 is not served: nobody holds it" in plan.degraded_reason

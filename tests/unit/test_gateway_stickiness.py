@@ -61,7 +61,7 @@ def after(former, turns=TURNS[:2], **fields) -> Stickiness:
 
 def first_option(decision: pb.RouteResponse) -> list[str]:
     """The adapters of what is served first."""
-    return [adapter.adapter_id for adapter in wish_decision(decision, False).options[0].adapters]
+    return [adapter.adapter_id for adapter in wish_decision(decision, False).first.adapters]
 
 
 def test_a_conversation_keeps_what_served_it_when_a_change_gains_little() -> None:

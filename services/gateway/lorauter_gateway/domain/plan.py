@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 from lorauter.errors import FailedPrecondition
 from lorauter.gateway.v1.gateway_pb2 import Composition
@@ -78,7 +79,7 @@ class Option:
     @property
     def is_base(self) -> bool:
         """Whether the bare base answers."""
-        return not self.applied
+        return not any(adapter.digest for adapter in self.adapters)
 
     @property
     def is_single(self) -> bool:
@@ -102,10 +103,18 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """The options of a request, best first. ``keeps_decision``: what differs from the first is refused."""
+    """The options of a request, best first. ``keeps_decision``: what differs from the first is refused.
 
-    options: tuple[Option, ...]
+    The ``others`` are made when they are asked for, which they seldom are.
+    """
+
+    first: Option
+    others: Callable[[], Iterable[Option]] = tuple
     keeps_decision: bool = False
+
+    def __iter__(self) -> Iterator[Option]:
+        yield self.first
+        yield from self.others()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +152,13 @@ def members_of(weighted: Iterable[tuple[str, float]]) -> Members:
 
 def wish_base() -> Wish:
     """Returns the wish for the bare base model."""
-    return Wish((Option(),))
+    return Wish(Option())
 
 
 def wish_pin(pin: ResolveAdapterResponse) -> Wish:
     """Returns the wish for one adapter at weight 1, and nothing else."""
-    return Wish((Option((WeightedAdapter(pin.adapter_id, pin.version, 1.0, pin.digest, pin.rank),)),), True)
+    adapter = WeightedAdapter(pin.adapter_id, pin.version, 1.0, pin.digest, pin.rank)
+    return Wish(Option((adapter,)), keeps_decision=True)
 
 
 def wish_decision(decision: RouteResponse, refuse_degraded: bool) -> Wish:
@@ -168,24 +178,28 @@ def wish_decision(decision: RouteResponse, refuse_degraded: bool) -> Wish:
     )
     if decision.action == ROUTE_ACTION_BASE or decided.is_base:
         return wish_base()
-    best = _alone(decision.best_single)
     if decided.is_single or decision.measured:
         first = decided
     else:
-        first = replace(best, why=Why.UNMEASURED, degraded_reason=_UNMEASURED)
+        first = Option(_alone(decision.best_single), Why.UNMEASURED, _UNMEASURED)
     if refuse_degraded:
-        return Wish((first,), True)
-    others = [best, *(_alone(runner) for runner in decision.runners_up), Option()]
-    options = {first.adapters: first}
-    for option in others:
-        options.setdefault(option.adapters, option)
-    return Wish(tuple(options.values()))
+        return Wish(first, keeps_decision=True)
+    return Wish(first, partial(_others, first, decision))
 
 
-def _alone(single: BestSingle) -> Option:
+def _others(first: Option, decision: RouteResponse) -> Iterator[Option]:
+    seen = {first.adapters}
+    for single in (decision.best_single, *decision.runners_up, BestSingle(adapter_id=BASE)):
+        adapters = _alone(single)
+        if adapters not in seen:
+            seen.add(adapters)
+            yield Option(adapters)
+
+
+def _alone(single: BestSingle) -> tuple[WeightedAdapter, ...]:
     if single.adapter_id == BASE or not single.digest:
-        return Option()
-    return Option((WeightedAdapter(single.adapter_id, single.version, 1.0, single.digest, single.rank),))
+        return ()
+    return (WeightedAdapter(single.adapter_id, single.version, 1.0, single.digest, single.rank),)
 
 
 def fitted(option: Option, max_rank: int) -> Option:
@@ -246,7 +260,7 @@ def _joined(*reasons: str) -> str:
 
 def not_servable(wish: Wish, skipped: Skipped | None) -> FailedPrecondition:
     """Returns the error where no replica serves any option."""
-    first = wish.options[0]
+    first = wish.first
     why = skipped.message if skipped else "no backend of the pool serves it"
     if first.is_single:
         adapter = first.adapters[0]

@@ -105,7 +105,7 @@ class Forwarder:
         """
         trouble = _Trouble()
         request.pool.budget.note_request()
-        for number, option in enumerate(request.wish.options):
+        for number, option in enumerate(request.wish):
             if number and option.is_base and trouble.is_full:
                 continue  # what waits for a moment is better than the base
             candidates = self._candidates(request.pool, option, trouble.left)
@@ -144,16 +144,18 @@ class Forwarder:
             return None
         except BackendFailed as failure:
             visit.failed(failure)
-            visit.close()
-            self._failed(visit, failure, trouble)
+            try:
+                self._failed(visit, failure, trouble)
+            finally:
+                visit.close()  # only now, for what is forgotten must not be given back first
             return None
         except BaseException:
             visit.close()
             raise
         visit.began()
-        if option is not wish.options[0]:
+        if option is not wish.first:
             first = trouble.first or Skipped(Why.NO_BACKEND, "no backend of the pool serves it")
-            plan = instead(plan, wish.options[0], first)
+            plan = instead(plan, wish.first, first)
         if plan.why is not None:
             metrics.DEGRADED.labels(pool.id, plan.why).inc()
         return result, Serving(request.decision, plan, replica.endpoint, pool.snapshot.base_model), visit
