@@ -179,10 +179,11 @@ def _compositions(weights: Mapping[str, float], versions: Mapping[str, int]) -> 
 class Gateway:
     """A gateway's process."""
 
-    def __init__(self, port: int, grpc_port: int) -> None:
+    def __init__(self, port: int, grpc_port: int, pid: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.grpc = f"127.0.0.1:{grpc_port}"
         self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        self._status = Path(f"/proc/{pid}/status")
 
     def post(self, path: str, body: object) -> httpx.Response:
         """Asks it."""
@@ -196,6 +197,11 @@ class Gateway:
         """Returns what it says of a backend's only replica."""
         (found,) = (each for each in self.replicas() if each["backend_id"] == backend)
         return found
+
+    def resident_bytes(self) -> int:
+        """Returns how much memory its process takes."""
+        lines = self._status.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
     def metric(self, name: str, **labels: str) -> float:
         """Returns the sum of a counter over all labels but these."""
@@ -219,8 +225,8 @@ def gateway(router: str, log: Path, **settings: Any) -> Iterator[Gateway]:
     }
     command = [sys.executable, "-m", "lorauter_gateway.main"]
     spec = ProcessSpec("gateway", command, environment, probe=lambda: http_ready(port))
-    with log.open("wb") as output, running(spec, output):
-        made = Gateway(port, grpc_port)
+    with log.open("wb") as output, running(spec, output) as process:
+        made = Gateway(port, grpc_port, process.pid)
         try:
             yield made
         finally:

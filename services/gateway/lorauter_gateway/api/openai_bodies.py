@@ -45,6 +45,7 @@ class SamplingBody(Body):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
+    adapter_id: Any = None
     lorauter: RoutingBody | None = Field(None, description="Restrictions on routing.")
 
     def sampling(self) -> Sampling:
@@ -82,6 +83,9 @@ class SamplingBody(Body):
         }
 
     def _refuse_unsupported(self) -> None:
+        if self.adapter_id is not None:
+            message = "adapter_id: model names what answers on this route; leave adapter_id out"
+            raise InvalidArgument("EXCLUSIVE_FIELDS", message, field="adapter_id")
         for field, is_asked in self.unsupported().items():
             if is_asked:
                 raise InvalidArgument(

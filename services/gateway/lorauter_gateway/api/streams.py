@@ -18,6 +18,9 @@ from lorauter_gateway.service import OpenStream
 
 T = TypeVar("T")
 
+_LAST_EVENT_SECONDS = 1.0
+"""How long the event that ends a stream in time may take to be sent."""
+
 
 class CallerGone(Exception):
     """The caller closed the connection; nobody reads an answer any more."""
@@ -74,10 +77,12 @@ class EventStream(StreamingResponse):
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves the response as long as the caller is there."""
+        """Serves the response as long as the caller is there, and reads, and until the time is up."""
         try:
-            with suppress(CallerGone):
-                await while_connected(Request(scope, receive), self.stream_response(send))
+            with suppress(CallerGone, TimeoutError):
+                # sending waits for a caller that does not read, and no piece is asked for meanwhile
+                async with asyncio.timeout_at(self._stream.deadline + _LAST_EVENT_SECONDS):
+                    await while_connected(Request(scope, receive), self.stream_response(send))
         finally:
             await self._stream.aclose()
 

@@ -69,7 +69,19 @@ class GenerateBody(Body):
     inputs: str = Field(min_length=1)
     parameters: Parameters | None = None
     stream: bool = False
+    model: Any = None
     lorauter: RoutingBody | None = Field(None, description="Restrictions on routing.")
+
+    def adapter_id(self) -> str:
+        """Returns what is to answer, empty for the router's choice.
+
+        Raises InvalidArgument (EXCLUSIVE_FIELDS) where ``model``, which is no field of TGI's, names it, too.
+        """
+        named = self.parameters.adapter_id if self.parameters else None
+        if named and self.model is not None:
+            message = "model: parameters.adapter_id names what answers on this route; leave model out"
+            raise InvalidArgument("EXCLUSIVE_FIELDS", message, field="model")
+        return named or ""
 
 
 def tgi_routes(gateway: Gateway, timeout_seconds: float, max_concurrent_requests: int) -> APIRouter:
@@ -78,7 +90,7 @@ def tgi_routes(gateway: Gateway, timeout_seconds: float, max_concurrent_requests
 
     def read(body: GenerateBody) -> Generation:
         parameters = body.parameters or Parameters()
-        target = parse_target(parameters.adapter_id or "", gateway.pools())
+        target = parse_target(body.adapter_id(), gateway.pools())
         routing = routing_request(body.lorauter)
         return Generation(body.inputs, target, parameters.sampling(), timeout_seconds, routing)
 

@@ -63,6 +63,11 @@ class OpenStream:
         self._slot = slot
         self._visit = visit
 
+    @property
+    def deadline(self) -> float:
+        """The running loop's time when it must be over."""
+        return self._deadline
+
     def __aiter__(self) -> OpenStream:
         return self
 
