@@ -12,8 +12,9 @@ from lorauter.errors import Unavailable
 from lorauter.router.v1.router_pb2 import PoolSnapshot
 from lorauter_gateway.adapters.books import Link, RedisBooks
 from lorauter_gateway.domain.limits import RetryBudget
+from lorauter_gateway.domain.model import Answer, FinishReason, Usage
 from lorauter_gateway.domain.plan import Skipped, WeightedAdapter
-from lorauter_gateway.ports import BackendFailed, Endpoint, Limits, Takes
+from lorauter_gateway.ports import BackendCall, BackendFailed, Endpoint, Limits, Takes
 from lorauter_gateway.service.canaries import Canaries, Subject
 from lorauter_gateway.service.replica import Pool, Replica
 from lorauter_gateway.service.residence import Residence
@@ -39,6 +40,11 @@ class Server:
         self.may_list = asyncio.Event()
         self.may_list.set()
         self.was_listed = asyncio.Event()
+        self.asked: list[str] = []
+        self.reads: Counter[str] = Counter()
+        self.says_missing = True
+        self.strength = 0.5
+        self.healthy = True
         self._loading: set[str] = set()
 
     async def load(self, name: str, path: str) -> None:
@@ -76,19 +82,27 @@ class Server:
     async def read(
         self, text: str, adapters: Sequence[WeightedAdapter], served_name: str, base_model: str
     ) -> Sequence[float]:
+        self.reads[served_name] += 1
         has_effect = served_name in self.names and served_name not in self.without_effect
-        return [-1.0 - 0.5 * has_effect * (n % 3) for n in range(20)]
+        return [-1.0 - self.strength * has_effect * (n % 3) for n in range(20)]
 
     async def is_healthy(self) -> bool:
-        return True
+        return self.healthy
 
     async def limits(self) -> Limits:
         return Limits()
 
-    async def generate(self, call: Any) -> Any:
-        raise NotImplementedError
+    async def generate(self, call: BackendCall) -> Answer:
+        self.asked.append(call.served_name)
+        if call.served_name and call.served_name not in self.names:
+            if self.says_missing:
+                error = Unavailable("ADAPTER_NOT_SERVABLE", "unknown")
+                raise BackendFailed(error, try_elsewhere=True, is_missing=True)
+            return Answer("base", FinishReason.EOS_TOKEN, Usage(1, 1))
+        return Answer(call.served_name or "base", FinishReason.EOS_TOKEN, Usage(1, 1))
 
-    stream = generate
+    async def stream(self, call: BackendCall) -> Any:
+        raise NotImplementedError
 
 
 class Member:

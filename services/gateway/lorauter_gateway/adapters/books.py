@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,7 +27,8 @@ class Link:
     """A connection to Redis that fails at once for a second after it failed. Belongs to one event loop."""
 
     def __init__(self, url: str) -> None:
-        self.redis: Any = Redis.from_url(url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS)
+        # a socket_timeout would send by asyncio.wait_for, which on Python 3.11 swallows cancellations
+        self.redis: Any = Redis.from_url(url, socket_timeout=None, socket_connect_timeout=_SECONDS)
         self._away_until = 0.0
         self._is_away = False
 
@@ -36,7 +38,8 @@ class Link:
         if monotonic() < self._away_until:
             raise BooksAway
         try:
-            yield self.redis
+            async with asyncio.timeout(_SECONDS):
+                yield self.redis
         except (RedisError, OSError) as error:
             self._away_until = monotonic() + _PAUSE_SECONDS
             if not self._is_away:

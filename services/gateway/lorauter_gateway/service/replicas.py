@@ -85,12 +85,13 @@ class Replicas:
 
     async def close(self) -> None:
         """Stops all probes and gives leases back."""
+        replicas, self._replicas = self._replicas, {}
         for task in (*self._tasks.values(), *self._warming.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), *self._warming.values(), return_exceptions=True)
         for residence in self._residences.values():
             await residence.close()
-        for replica in self._replicas.values():
+        for replica in replicas.values():
             replica.removed()
 
     async def _updated(self, known: PoolSnapshot, found: set[str]) -> Pool:
@@ -127,7 +128,7 @@ class Replicas:
         self._replicas.pop(name).removed()
 
     async def _watch(self, replica: Replica) -> None:
-        while True:
+        while self._replicas.get(replica.id) is replica:
             try:
                 await self._probe(replica)
             except BackendFailed as failure:

@@ -92,6 +92,7 @@ class Residence:
         if use is not None and use.granted_at and self._books is not None:
             at, use.granted_at = use.granted_at, 0  # the next use asks the books again
             use.leaving = self._spawn(_quietly(self._books.forget, self._replica.id, name, at))
+            use.leaving.add_done_callback(lambda _: self._tidy(name, use))
 
     async def renew(self) -> None:
         """Keeps the leases of what is in use."""
