@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from lorauter.settings import PostgresUrl, RedisUrl, ServiceSettings, url_field
+from lorauter_registry.ports import DOWNLOAD_SECONDS, PUBLIC_HOSTS
 
 
 class DatabaseSettings(ServiceSettings):
@@ -54,6 +55,20 @@ class Settings(DatabaseSettings):
     hub_endpoint: str = Field(
         "", description="Address of the Hugging Face hub or a mirror; empty: the public one, or HF_ENDPOINT."
     )
+    hub_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        PUBLIC_HOSTS,
+        description="Hosts, separated by commas, to which and below which the hub may redirect downloads.",
+    )
+    hub_download_seconds: float = Field(
+        DOWNLOAD_SECONDS, ge=1, le=86_400, description="How long one file of the hub may take."
+    )
+
+    @field_validator("hub_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(host.strip().lower() for host in value.split(",") if host.strip())
+        return value
 
     @field_validator("adapter_roots", mode="before")
     @classmethod

@@ -40,8 +40,8 @@ class ChatFormat:
 def read_chat_format(folder: Path, follow_links: bool = False) -> ChatFormat | None:
     """Returns what the files in ``folder`` say, or None if there are none.
 
-    Links are followed only where asked for: hub caches are made of them. Raises ValueError, saying which file
-    cannot be read.
+    Links, hard ones too, are followed only where asked for: hub caches are made of them. Raises ValueError,
+    saying which file cannot be read.
     """
     config = _object(_text(folder / TOKENIZER_CONFIG, follow_links))
     template = _text(folder / TEMPLATE_FILE, follow_links)
@@ -109,7 +109,7 @@ def _template(value: Any) -> str:
 
 def _text(path: Path, follow_links: bool) -> str | None:
     try:
-        with open_regular(path.resolve() if follow_links else path) as file:
+        with open_regular(path.resolve() if follow_links else path, alone=not follow_links) as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         return None

@@ -14,20 +14,13 @@ import numpy as np
 
 from lorauter.errors import UnprocessableRequest
 from lorauter.lora.config import MAX_CONFIG_BYTES, AdapterConfig, parse_config
-from lorauter.lora.header import MalformedFileError, Tensor, read_header
+from lorauter.lora.entries import CONFIG_FILE, WEIGHTS_FILE, check_entries
+from lorauter.lora.header import MalformedFileError, Tensor, ends_as_archive, read_header
 from lorauter.lora.modules import read_modules
 from lorauter.lora.scale import module_rank, names_module
 from lorauter.lora.strict import open_regular, refused
 
 __all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "CheckedAdapter", "Limits", "check_adapter", "read_modules"]
-
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz"})
-"""A folder with such a file is refused: somebody down the line might load it."""
-
-MAX_ENTRIES = 1_000
-"""Most files in an adapter's folder."""
 
 SCAN_BYTES = 4 * 1024 * 1024
 """Data is scanned in pieces of this size, whatever the file's."""
@@ -77,24 +70,36 @@ def check_adapter(
 
     ``modules`` holds (in, out) of the base model's linear layers; empty, shapes are checked only within
     the adapter. The layout is proven before any weight is read, and no weight may be NaN or infinite.
-    Raises UnprocessableRequest: ADAPTER_NOT_FOUND, ADAPTER_PICKLE, ADAPTER_FILE_NOT_REGULAR,
-    ADAPTER_CONFIG_INVALID, ADAPTER_UNSUPPORTED, ADAPTER_TOO_LARGE, ADAPTER_TRUNCATED, ADAPTER_CORRUPT,
-    ADAPTER_SHAPE_MISMATCH, ADAPTER_NOT_FINITE.
+    Raises UnprocessableRequest: ADAPTER_NOT_FOUND, ADAPTER_PICKLE, ADAPTER_CODE, ADAPTER_FILE_NAME,
+    ADAPTER_FILE_NOT_REGULAR, ADAPTER_CONFIG_INVALID, ADAPTER_UNSUPPORTED, ADAPTER_TOO_LARGE,
+    ADAPTER_TRUNCATED, ADAPTER_CORRUPT, ADAPTER_SHAPE_MISMATCH, ADAPTER_NOT_FINITE.
     """
     limits = limits or Limits()
-    _check_entries(directory)
-    with _open(directory, CONFIG_FILE) as file:
+    check_entries(directory)
+    with open_file(directory, CONFIG_FILE) as file:
         config_bytes = file.read(MAX_CONFIG_BYTES + 1)
     config = parse_config(config_bytes, limits.max_rank)
-    with _open(directory, WEIGHTS_FILE) as file:
-        tensors = checked_header(file, limits)
-        ranks = _check_pairs(tensors, config, modules)
+    with open_file(directory, WEIGHTS_FILE) as file:
+        ranks, tensors = _check_layout(file, config, modules, limits)
         _check_finite(file, tensors)
         file.seek(0)
         weights_hash = hashlib.file_digest(file, "sha256").hexdigest()
         size = os.fstat(file.fileno()).st_size
     digest = combine_digest(hashlib.sha256(config_bytes).hexdigest(), weights_hash)
     return CheckedAdapter(config, digest, size, ranks)
+
+
+def check_source(directory: Path, modules: Mapping[str, tuple[int, int]], limits: Limits) -> None:
+    """Returns if a stranger's folder is worth a copy: all that check_adapter asks for but sound weights.
+
+    Reads a few pages however large the file is. Files with other names (hard links) are refused as well:
+    they may be another folder's. Raises UnprocessableRequest as check_adapter does.
+    """
+    check_entries(directory)
+    with open_file(directory, CONFIG_FILE, alone=True) as file:
+        config = parse_config(file.read(MAX_CONFIG_BYTES + 1), limits.max_rank)
+    with open_file(directory, WEIGHTS_FILE, alone=True) as file:
+        _check_layout(file, config, modules, limits)
 
 
 def combine_digest(config_hash: str, weights_hash: str) -> str:
@@ -125,29 +130,30 @@ def split_name(tensor_name: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def _check_entries(directory: Path) -> None:
-    try:
-        with os.scandir(directory) as entries:
-            for count, entry in enumerate(entries):
-                if count >= MAX_ENTRIES:
-                    raise refused("ADAPTER_TOO_LARGE", f"the folder holds over {MAX_ENTRIES} files")
-                if Path(entry.name.lower()).suffix in PICKLE_SUFFIXES:
-                    raise refused(
-                        "ADAPTER_PICKLE",
-                        f"the folder holds {entry.name[:100]!r}, a format that may run code: "
-                        "leave only adapter_config.json and adapter_model.safetensors in it",
-                    )
-    except OSError:
-        raise refused("ADAPTER_NOT_FOUND", f"{directory.name[:100]!r} is not a readable folder") from None
+def open_file(directory: Path, name: str, alone: bool = False) -> BufferedReader:
+    """Opens one of an adapter's two files as open_regular() does.
 
-
-def _open(directory: Path, name: str) -> BufferedReader:
+    Raises UnprocessableRequest: ADAPTER_NOT_FOUND, ADAPTER_FILE_NOT_REGULAR.
+    """
     try:
-        return open_regular(directory / name)
+        return open_regular(directory / name, alone)
     except FileNotFoundError:
         raise refused("ADAPTER_NOT_FOUND", f"the folder has no {name}: export in PEFT format") from None
     except PermissionError as error:
         raise refused("ADAPTER_FILE_NOT_REGULAR", f"{error}: copy the file itself") from None
+
+
+def _check_layout(
+    file: BufferedReader, config: AdapterConfig, modules: Mapping[str, tuple[int, int]], limits: Limits
+) -> tuple[dict[str, int], dict[str, Tensor]]:
+    tensors = checked_header(file, limits)
+    ranks = _check_pairs(tensors, config, modules)
+    if ends_as_archive(file):
+        raise refused(
+            "ADAPTER_PICKLE",
+            f"{WEIGHTS_FILE} is a zip archive as well, which may hold a pickle: export again",
+        )
+    return ranks, tensors
 
 
 def _check_pairs(

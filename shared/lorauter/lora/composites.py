@@ -132,7 +132,8 @@ class CompositeStore:
     def _composed(self, recipe: Recipe) -> Composed:
         limits = Limits(max_rank=MAX_RANK)
         members = [
-            (weight, read_weights(self._adapters.verify(digest), limits)) for digest, weight in recipe.members
+            (weight, read_weights(self._adapters.verify(digest), limits, digest))
+            for digest, weight in recipe.members
         ]
         try:
             return composed(members, recipe.base.modules, recipe.server, recipe.truncate_to)

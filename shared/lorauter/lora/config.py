@@ -158,6 +158,9 @@ def _names_transformers_class(value: Any) -> bool:
 def _base_model(value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 512:
         raise _invalid("base_model_name_or_path must name the base model (at most 512 characters)")
+    if not value.isprintable():
+        # It is shown to people, whose terminals obey control characters.
+        raise _invalid("base_model_name_or_path holds characters that cannot be printed")
     return value
 
 

@@ -32,6 +32,10 @@ ITEM_BYTES: Mapping[str, int] = {
 """Bytes of one element by safetensors dtype."""
 
 MAX_DIMENSIONS = 8
+_ARCHIVE_TAIL = 65_535 + 22
+"""An archive's last record, and the longest comment after it."""
+
+_ARCHIVE_END, _ARCHIVE64_END, _ARCHIVE_ENTRY = b"PK\x05\x06", b"PK\x06\x07", b"PK\x01\x02"
 _PICKLE_STARTS = (b"PK\x03\x04", *(bytes((0x80, version)) for version in range(2, 6)))
 
 
@@ -81,6 +85,34 @@ def read_header(file: BufferedReader, max_header_bytes: int, max_tensors: int) -
     tensors = {name: _tensor(name, entry, 8 + length) for name, entry in entries.items()}
     _check_layout(tensors, 8 + length, size)
     return tensors
+
+
+def ends_as_archive(file: BufferedReader) -> bool:
+    """Tells whether zip readers, which begin at the end, would take the file for an archive with entries.
+
+    By chance, weights look so once in far more than 2**40 files.
+    """
+    size = os.fstat(file.fileno()).st_size
+    begin = max(0, size - _ARCHIVE_TAIL)
+    file.seek(begin)
+    tail = file.read(_ARCHIVE_TAIL)
+    place = tail.rfind(_ARCHIVE_END)
+    while place >= 0:
+        directory = tail[place + 12 : place + 20]
+        if len(directory) == 8 and _lists_entries(file, begin + place, *struct.unpack("<II", directory)):
+            return True
+        place = tail.rfind(_ARCHIVE_END, 0, place)
+    return False
+
+
+def _lists_entries(file: BufferedReader, end: int, length: int, offset: int) -> bool:
+    if 0xFFFFFFFF in (length, offset):
+        file.seek(max(0, end - 20))
+        return file.read(4) == _ARCHIVE64_END
+    if not 0 < length <= end:
+        return False
+    file.seek(end - length)
+    return file.read(4) == _ARCHIVE_ENTRY
 
 
 def _bad_length(start: bytes, length: int, max_header_bytes: int, size: int) -> MalformedFileError:

@@ -21,7 +21,9 @@ from lorauter.lora.check import (
     CheckedAdapter,
     Limits,
     check_adapter,
+    check_source,
     combine_digest,
+    open_file,
 )
 from lorauter.lora.config import MAX_CONFIG_BYTES
 from lorauter.lora.strict import open_regular, refused
@@ -70,7 +72,7 @@ class AdapterStore:
         as check_adapter does; nothing is stored then.
         """
         limits = limits or Limits()
-        check_adapter(directory, modules, limits)
+        check_source(directory, modules, limits)
         with Staging(self.root) as staging:
             _copy_in(directory, staging.path, limits.max_bytes)
             checked = check_adapter(staging.path, modules, limits)
@@ -168,21 +170,16 @@ def _copy_in(source: Path, target: Path, max_bytes: int) -> str:
 def _copy(source: Path, target: Path, name: str, max_bytes: int) -> str:
     hashed = hashlib.sha256()
     copied = 0
-    try:
-        with open_regular(source / name) as reader, (target / name).open("xb") as writer:
-            while data := reader.read(_COPY_BYTES):
-                copied += len(data)
-                if copied > max_bytes:
-                    raise refused("ADAPTER_TOO_LARGE", f"{name} is over {max_bytes} bytes")
-                hashed.update(data)
-                writer.write(data)
-            writer.flush()
-            os.fchmod(writer.fileno(), 0o444)
-            os.fsync(writer.fileno())
-    except FileNotFoundError:
-        raise refused("ADAPTER_NOT_FOUND", f"the folder has no {name}: export in PEFT format") from None
-    except PermissionError as error:
-        raise refused("ADAPTER_FILE_NOT_REGULAR", f"{error}: copy the file itself") from None
+    with open_file(source, name, alone=True) as reader, (target / name).open("xb") as writer:
+        while data := reader.read(_COPY_BYTES):
+            copied += len(data)
+            if copied > max_bytes:
+                raise refused("ADAPTER_TOO_LARGE", f"{name} is over {max_bytes} bytes")
+            hashed.update(data)
+            writer.write(data)
+        writer.flush()
+        os.fchmod(writer.fileno(), 0o444)
+        os.fsync(writer.fileno())
     return hashed.hexdigest()
 
 

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -42,21 +44,61 @@ def parse_object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def open_regular(path: Path) -> BufferedReader:
+def open_regular(path: Path, alone: bool = False) -> BufferedReader:
     """Opens a regular file for reading, never through a symbolic link.
 
-    Raises FileNotFoundError, or PermissionError where ``path`` is a link, device, pipe or folder.
+    ``alone`` refuses files that have other names too: a stranger's may be another folder's file. Raises
+    FileNotFoundError, or PermissionError where ``path`` is a link, device, pipe, socket or folder.
     """
     try:
+        # To open some devices is to use them, so the kind is looked at before, and again on what was opened.
+        _check_regular(path, path.lstat(), alone)
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, _NotRegularError):
         raise
     except OSError as error:
         raise PermissionError(f"{path.name} is a symbolic link or cannot be opened") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        _check_regular(path, os.fstat(descriptor), alone)
+    except PermissionError:
         os.close(descriptor)
-        raise PermissionError(f"{path.name} is not a regular file")
+        raise
     return os.fdopen(descriptor, "rb")
+
+
+@contextmanager
+def pinned(folder: Path) -> Iterator[Path]:
+    """Opens a resolved folder and returns a path to it that means this folder whatever happens to its name.
+
+    No symbolic link is followed on the way, so a folder that became one since it was resolved is refused.
+    Raises OSError.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(folder.anchor, flags)
+    try:
+        for part in folder.parts[1:]:
+            within = descriptor
+            try:
+                descriptor = os.open(part, flags, dir_fd=within)
+            finally:
+                if descriptor != within:
+                    os.close(within)
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+class _NotRegularError(PermissionError):
+    """What stands there is no regular file of its own."""
+
+
+def _check_regular(path: Path, status: os.stat_result, alone: bool) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise _NotRegularError(f"{path.name} is a symbolic link")
+    if not stat.S_ISREG(status.st_mode):
+        raise _NotRegularError(f"{path.name} is not a regular file")
+    if alone and status.st_nlink > 1:
+        raise _NotRegularError(f"{path.name} has {status.st_nlink} names (hard links)")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

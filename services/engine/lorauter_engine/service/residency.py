@@ -161,7 +161,7 @@ class Residency:
             self._size_bytes += size
             self._room_taken += 1
         try:
-            return make_resident(digest, read_weights(folder, self._limits), self._placement)
+            return make_resident(digest, read_weights(folder, self._limits, digest), self._placement)
         except BaseException:
             with self._lock:
                 self._size_bytes -= size

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lorauter.errors import InvalidArgument, NotFound
+from lorauter.lora.strict import pinned
 
 
 class RootedFolders:
@@ -26,10 +28,22 @@ class RootedFolders:
         if not Path(path).is_absolute() or not any(folder.is_relative_to(root) for root in self._roots):
             raise self._refused()
         if not _is_folder(folder):
-            raise NotFound(
-                "PATH_NOT_FOUND", f"{path[:200]!r} is not a folder on the registry's machine", field="path"
-            )
+            raise _not_found(path)
         return folder
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[Path]:
+        """Returns a path that means the allowed folder until the end, whatever becomes of its name.
+
+        What is looked at is thus what was judged, though the caller may put a link in its place meanwhile.
+        Raises as allowed() does.
+        """
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(pinned(self.allowed(path)))
+            except OSError:
+                raise _not_found(path) from None
+            yield folder
 
     def _refused(self) -> InvalidArgument:
         allowed = ", ".join(str(root) for root in self._roots) or "none is configured"
@@ -39,6 +53,12 @@ class RootedFolders:
             "put the files there, or name the folder in LORAUTER_ADAPTER_ROOTS",
             field="path",
         )
+
+
+def _not_found(path: str) -> NotFound:
+    return NotFound(
+        "PATH_NOT_FOUND", f"{path[:200]!r} is not a folder on the registry's machine", field="path"
+    )
 
 
 def _is_folder(path: Path) -> bool:

@@ -73,7 +73,8 @@ class Registration(Adapters):
             with self.context.hub.fetched(request.hub) as folder:
                 yield folder
         else:
-            yield self.context.folders.allowed(request.path or "")
+            with self.context.folders.opened(request.path or "") as folder:
+                yield folder
 
     def _admit(
         self, folder: Path, request: RegisterAdapter, pool: tables.Pool
@@ -180,7 +181,7 @@ def _readable_config(folder: Path, max_rank: int) -> AdapterConfig | None:
     None if the file cannot be read: the store's check says why.
     """
     try:
-        with open_regular(folder / CONFIG_FILE) as file:
+        with open_regular(folder / CONFIG_FILE, alone=True) as file:
             return parse_config(file.read(MAX_CONFIG_BYTES + 1), max_rank)
     except OSError:
         return None
