@@ -34,7 +34,7 @@ def register(
     ],
     kind: Annotated[Kind, typer.Option(help="What it speaks.")] = Kind.engine,
     adapter_slots: Annotated[
-        int, _count("Adapters that a replica holds at a time: vLLM's --max-cpu-loras. 0: one.")
+        int, _count("Adapters that a replica holds at a time: half of vLLM's --max-cpu-loras. 0: one.")
     ] = 0,
     max_rank: Annotated[
         int, _count("Largest rank that it serves: vLLM's --max-lora-rank. 0: its kind's default.")
