@@ -18,6 +18,7 @@ from lorauter.telemetry import get_logger
 from lorauter_engine import metrics
 from lorauter_engine.model.network import Placement
 from lorauter_engine.model.plan import AdapterSet, Matrices, ResidentAdapter
+from lorauter_engine.service.quarantine import Quarantine
 
 _log = get_logger(__name__)
 
@@ -52,6 +53,7 @@ class Residency:
         self._max_bytes = max_bytes
         self._max_count = max_count
         self._limits = Limits(max_rank=max_rank)
+        self._quarantine = Quarantine()
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._loading: dict[str, _Loading] = {}
@@ -96,6 +98,10 @@ class Residency:
         """Returns how many adapters are in use."""
         with self._lock:
             return sum(entry.pins > 0 for entry in self._entries.values())
+
+    def quarantined(self) -> dict[str, str]:
+        """Returns why stored adapters were refused, by digest; each is looked at again when it changes."""
+        return self._quarantine.reasons()
 
     def _pin(self, digest: str) -> ResidentAdapter:
         while True:
@@ -149,11 +155,12 @@ class Residency:
             raise UnprocessableRequest(
                 "ADAPTER_UNKNOWN", f"adapter {digest} is not in this engine's store: register it first"
             ) from None
-        checked = check_adapter(folder, self._modules, self._limits)
-        if checked.digest != digest:
-            raise UnprocessableRequest(
-                "ADAPTER_CORRUPT", f"adapter {digest} has changed in the store: register it again"
-            )
+        with self._quarantine.guarding(digest, folder):
+            checked = check_adapter(folder, self._modules, self._limits)
+            if checked.digest != digest:
+                raise UnprocessableRequest(
+                    "ADAPTER_CORRUPT", f"adapter {digest} has changed in the store: register it again"
+                )
         values = sum(rank * sum(self._modules[name]) for name, rank in checked.ranks_by_module.items())
         size = values * self._placement.dtype.itemsize
         with self._lock:
