@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import AliasChoices, Field
 
 from lorauter.settings import RedisUrl, ServiceSettings
+from lorauter_gateway.domain.stickiness import MARGIN
 
 
 class Settings(ServiceSettings):
@@ -33,6 +34,13 @@ class Settings(ServiceSettings):
     )
     snapshot_poll_seconds: float = Field(
         1.0, gt=0, le=60, description="How often pools and backends are read from the router."
+    )
+    conversation_margin: float = Field(
+        MARGIN,
+        ge=0,
+        le=1,
+        description="Share of the best score that a conversation may lose by keeping the adapter "
+        "that answered its last turn, whose prefix cache is warm; 0 keeps only what is as good.",
     )
     backend_concurrency: int = Field(
         256,

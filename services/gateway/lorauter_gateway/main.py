@@ -20,6 +20,7 @@ from lorauter_gateway.adapters.router import GrpcRouter
 from lorauter_gateway.api.grpc import GatewayServicer
 from lorauter_gateway.api.http import create_http
 from lorauter_gateway.config import Settings
+from lorauter_gateway.domain.stickiness import Stickiness
 from lorauter_gateway.service import Gateway
 from lorauter_gateway.service.replicas import Replicas
 
@@ -58,6 +59,7 @@ async def assembled(settings: Settings) -> AsyncIterator[Gateway]:
             RedisComposites(link, settings.tenant) if link else None,
             settings.max_concurrent_requests,
             settings.route_timeout_seconds,
+            Stickiness(settings.conversation_margin),
         )
         follower = asyncio.create_task(router.follow(settings.snapshot_poll_seconds, replicas.update))
         try:

@@ -30,7 +30,8 @@ def serving_headers(serving: Serving) -> dict[str, str]:
 
     ``x-lorauter-decision`` is ``none`` and ``x-lorauter-adapters`` is ``base;w=1.0`` where there is no
     decision or no adapter; ``x-lorauter-degraded`` is there only if the decision was not served as it is, and
-    ``x-lorauter-replica`` only if the backend may have several.
+    ``x-lorauter-replica`` only if the backend may have several. ``x-lorauter-kept`` says that a conversation
+    keeps what answered its last turn.
     """
     headers = {
         "x-lorauter-decision": serving.decision.decision_id if serving.decision else NO_DECISION,
@@ -42,6 +43,8 @@ def serving_headers(serving: Serving) -> dict[str, str]:
         headers["x-lorauter-replica"] = serving.replica
     if serving.plan.degraded_reason:
         headers["x-lorauter-degraded"] = _field(serving.plan.degraded_reason)
+    if serving.kept:
+        headers["x-lorauter-kept"] = serving.kept
     return headers
 
 

@@ -102,7 +102,7 @@ class Stickiness:
             f"the conversation keeps {_name(kept)}, which is expected to lose {loss:.3f} against {instead}: "
             f"at most {self._margin:g} is not worth its prefix cache"
         )
-        return Choice(_for_single(decision, kept), key, reason)
+        return Choice(_for_single(decision, kept, reason), key, reason)
 
     def served(self, key: bytes | None, adapters: Iterable[WeightedAdapter]) -> None:
         """Remembers what served a conversation's turn; nothing where there is no conversation."""
@@ -186,7 +186,7 @@ def _name(single: BestSingle) -> str:
     return "the base" if not _alone(single) else f"{single.adapter_id}@{single.version}"
 
 
-def _for_single(decision: RouteResponse, kept: BestSingle) -> RouteResponse:
+def _for_single(decision: RouteResponse, kept: BestSingle, reason: str) -> RouteResponse:
     """Returns the decision with ``kept`` as its best single adapter, and what it replaces next to it."""
     others = [
         single for single in (decision.best_single, *decision.runners_up) if _alone(single) != _alone(kept)
@@ -202,4 +202,5 @@ def _for_single(decision: RouteResponse, kept: BestSingle) -> RouteResponse:
     del changed.runners_up[:]
     changed.runners_up.extend(others[:MOST_RUNNERS_UP])
     changed.measured = True
+    changed.action_reason = reason
     return changed

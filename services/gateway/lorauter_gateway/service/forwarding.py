@@ -29,13 +29,15 @@ TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request whose wish is known."""
+    """A request whose wish is known. ``kept`` says what its conversation keeps in place of the decision's."""
 
     pool: Pool
     wish: Wish
     decision: RouteResponse | None
     generation: Generation
     slot: Slot
+    conversation: bytes | None = None
+    kept: str = ""
 
 
 @dataclass(slots=True)
@@ -158,7 +160,8 @@ class Forwarder:
             plan = instead(plan, wish.first, first)
         if plan.why is not None:
             metrics.DEGRADED.labels(pool.id, plan.why).inc()
-        return result, Serving(request.decision, plan, replica.endpoint, pool.snapshot.base_model), visit
+        base_model = pool.snapshot.base_model
+        return result, Serving(request.decision, plan, replica.endpoint, base_model, request.kept), visit
 
     def _may_retry(self, pool: Pool, trouble: _Trouble) -> bool:
         if trouble.tries >= TRIES:

@@ -17,6 +17,7 @@ from lorauter.router.v1.router_pb2 import (
 from lorauter_gateway import metrics
 from lorauter_gateway.domain.model import Answer, Generation, Target, TargetKind
 from lorauter_gateway.domain.plan import wish_base, wish_decision, wish_pin
+from lorauter_gateway.domain.stickiness import Stickiness
 from lorauter_gateway.ports import BackendCall, BackendFailed, Composites, Driver, Limits, PieceStream, Router
 from lorauter_gateway.service.admission import Admission, Slot
 from lorauter_gateway.service.forwarding import Forwarder, Request
@@ -36,6 +37,7 @@ class Gateway:
         composites: Composites | None,
         max_concurrent_requests: int,
         route_timeout_seconds: float,
+        stickiness: Stickiness,
     ) -> None:
         self.router = router
         self._replicas = replicas
@@ -43,6 +45,7 @@ class Gateway:
         self._forwarder = Forwarder(self._preparer)
         self._admission = Admission(max_concurrent_requests)
         self._route_timeout_seconds = route_timeout_seconds
+        self._stickiness = stickiness
 
     def pools(self) -> list[PoolSnapshot]:
         """Returns the pools as last seen; none while the router was never reached."""
@@ -109,6 +112,7 @@ class Gateway:
             async with within(deadline_in(generation.timeout_seconds)):
                 request = await self._resolve(generation, slot)
                 answer, serving, visit = await self._forwarder.forward(request, _generate)
+                self._stickiness.served(request.conversation, serving.plan.adapters)
                 visit.succeeded()
                 visit.close()
                 return answer, serving
@@ -121,6 +125,7 @@ class Gateway:
             async with within(deadline):
                 request = await self._resolve(generation, slot)
                 pieces, serving, visit = await self._forwarder.forward(request, _stream)
+                self._stickiness.served(request.conversation, serving.plan.adapters)
         except BaseException as error:
             slot.end(error)
             raise
@@ -136,10 +141,11 @@ class Gateway:
             if target.kind is TargetKind.PIN:
                 pin = await self._pinned(target)
                 return Request(await self._pool(pin.pool), wish_pin(pin), None, generation, slot)
-            decision = await self.route(_route_request(generation))
-            pool = await self._pool(decision.pool)
-            wish = wish_decision(decision, pool.snapshot.serving.refuse_degraded)
-            return Request(pool, wish, decision, generation, slot)
+            asked = _route_request(generation)
+            choice = self._stickiness.choose(asked, await self.route(asked))
+            pool = await self._pool(choice.decision.pool)
+            wish = wish_decision(choice.decision, pool.snapshot.serving.refuse_degraded)
+            return Request(pool, wish, choice.decision, generation, slot, choice.key, choice.reason)
 
     def _only(self, name: str) -> Pool | None:
         """Returns the pool that a request is for, as far as that is known before it is routed."""

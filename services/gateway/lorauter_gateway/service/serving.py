@@ -18,12 +18,16 @@ from lorauter_gateway.service.replica import Visit
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What really serves a request. ``decision`` is None where the caller chose."""
+    """What really serves a request. ``decision`` is None where the caller chose.
+
+    ``kept`` says what the conversation keeps in place of what was decided, empty where nothing.
+    """
 
     decision: RouteResponse | None
     plan: Plan
     endpoint: Endpoint
     base_model: str
+    kept: str = ""
 
     @property
     def backend_id(self) -> str:
