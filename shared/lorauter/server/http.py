@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +21,10 @@ Readiness = Callable[[], Awaitable[str]]
 
 BodyBytes = int | Callable[[str], int]
 """The largest body, for all routes or by path."""
+
+
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+"""FastAPI would look for OpenTelemetry's providers at every request; services are measured by /metrics."""
 
 
 def problem(
@@ -59,7 +64,7 @@ def create_app(
     Bodies over ``max_body_bytes`` are answered 413 without being read to their end. ``render``
     writes every error.
     """
-    app = FastAPI(title=title, version="1", **options)
+    app = FastAPI(title=title, version="1", telemetry=_NO_TELEMETRY, **options)
     app.add_middleware(BodyLimit, max_body_bytes=max_body_bytes, render=render)
     errors = _Errors(render)
     app.add_exception_handler(LorauterError, errors.on_known_error)
