@@ -80,6 +80,10 @@ bench-engine: setup ## Time generation with a weighted set for each row, beside 
 bench-gateway: setup ## Time what the gateway adds to a backend's answers; JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.gateway $(if $(JSON),--json $(JSON))
 
+.PHONY: faults
+faults: setup ## Kill, crash and swap parts of a real suite, count what is lost; LONG=1 goes on, SEED=n, JSON=path
+	@$(BIN)/python -m benchmarks.faults $(if $(LONG),--long) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))
+
 .PHONY: flan
 flan: setup ## Download the public FLAN data that bench-routing reads into DIR=path, without what adapters scored
 	@$(BIN)/python scripts/flan_download.py $(DIR)

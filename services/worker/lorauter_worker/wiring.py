@@ -46,7 +46,10 @@ from lorauter_worker.tasks.drain import Child, register_tasks
 
 _log = get_logger(__name__)
 
-_TALKATIVE = ("celery.worker.strategy", "celery.app.trace", "sentence_transformers", "uvicorn.error")
+_TALKATIVE = (
+    *("celery.worker.strategy", "celery.worker.request", "celery.app.trace"),
+    *("sentence_transformers", "uvicorn.error"),
+)
 """Loggers that would say something for every wake-up."""
 
 

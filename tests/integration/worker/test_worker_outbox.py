@@ -215,3 +215,33 @@ def test_backlog_counts_what_is_due_when_some_is_held(engine):
     assert 0 <= backlog.age_seconds < 60
     assert outbox.is_owed(engine, TENANT)
     assert not outbox.is_owed(engine, "nobody")
+
+
+@pytest.mark.parametrize("topic", ["index", "matching"])
+@pytest.mark.parametrize("fails", [False, True], ids=["held", "waiting"])
+def test_work_is_claimed_at_once_when_the_databases_clock_went_back_by_a_day(engine, topic, fails):
+    owe(engine, topic=topic)
+    first = outbox.claim(engine, topic, "one", 10)
+    if fails:
+        outbox.release(engine, first, "away")
+    pass_time(engine, -86_400)
+    assert outbox.backlog(engine, topic).due == 1
+    second = outbox.claim(engine, topic, "two", 10)
+    assert second is not None
+    with engine.begin() as connection:
+        assert not outbox.still_holds(connection, first)
+        assert outbox.still_holds(connection, second)
+    assert outbox.claim(engine, topic, "three", 10) is None
+
+
+@pytest.mark.parametrize("topic", ["index", "matching"])
+def test_longest_lease_and_pause_are_kept_when_the_clock_stands(engine, topic):
+    owe(engine, topic=topic)
+    held = outbox.claim(engine, topic, "one", 600)
+    assert outbox.claim(engine, topic, "two", 10) is None
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE outbox SET attempts = 20"))
+    outbox.release(engine, held, "away")
+    pass_time(engine, -outbox.LONGEST_DELAY_SECONDS[topic] * 1.25)
+    assert outbox.backlog(engine, topic).due == 0
+    assert outbox.claim(engine, topic, "two", 10) is None

@@ -27,7 +27,16 @@ FIRST_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS: Mapping[Topic, float] = {"index": 15.0, "matching": 300.0}
 """Longest pause between two tries: an index that comes back must not stay old for minutes."""
 
-_FREE = "available_at <= clock_timestamp() AND (lease_until IS NULL OR lease_until <= clock_timestamp())"
+LONGEST_LEASE_SECONDS = 900
+"""No setting makes a lease as long: a longer one was written before the database's clock went back."""
+
+# Likewise no pause is twice the longest. Work would else wait for as long as the clock went back.
+_DUE = (
+    "(available_at <= clock_timestamp() "
+    "OR available_at > clock_timestamp() + make_interval(secs => 2 * CAST(:longest AS float8)))"
+)
+_HELD_UNTIL = f"clock_timestamp() AND clock_timestamp() + interval '{LONGEST_LEASE_SECONDS} s'"
+_FREE = f"{_DUE} AND (lease_until IS NULL OR lease_until NOT BETWEEN {_HELD_UNTIL})"
 
 # One claim at a time: two at once would take different rows of one key, or none where there is work.
 _CLAIMING = text("SELECT pg_advisory_xact_lock(hashtext('lorauter.outbox.' || :topic))")
@@ -38,7 +47,7 @@ _CLAIMING = text("SELECT pg_advisory_xact_lock(hashtext('lorauter.outbox.' || :t
 _CLAIM = text(f"""
 WITH held AS MATERIALIZED (
     SELECT tenant, key, split_part(key, '/', 2) AS task FROM outbox
-    WHERE topic = :topic AND lease_until > clock_timestamp()),
+    WHERE topic = :topic AND lease_until BETWEEN {_HELD_UNTIL}),
 first AS (
     SELECT tenant, key FROM outbox free
     WHERE topic = :topic AND {_FREE}
@@ -50,8 +59,7 @@ first AS (
     ORDER BY strpos(key, '/') > 0, priority DESC, id LIMIT 1),
 chosen AS (
     SELECT o.id FROM outbox o JOIN first f ON o.tenant = f.tenant AND (:topic = 'index' OR o.key = f.key)
-    WHERE o.topic = :topic AND o.available_at <= clock_timestamp()
-      AND (o.lease_until IS NULL OR o.lease_until <= clock_timestamp())
+    WHERE o.topic = :topic AND {_FREE}
     ORDER BY o.id FOR UPDATE OF o SKIP LOCKED)
 UPDATE outbox SET
     lease_owner = :owner,
@@ -211,5 +219,6 @@ def is_owed(engine: Engine, tenant: str) -> bool:
 def backlog(engine: Engine, topic: Topic) -> Backlog:
     """Returns how much work there is."""
     with engine.connect() as connection:
-        depth, age, due = connection.execute(_BACKLOG, {"topic": topic}).one()
+        values = {"topic": topic, "longest": LONGEST_DELAY_SECONDS[topic]}
+        depth, age, due = connection.execute(_BACKLOG, values).one()
     return Backlog(int(depth), float(age), int(due))
