@@ -216,6 +216,22 @@ async def test_restarted_server_is_loaded_again_within_the_request(redis_url: st
     assert server.loads == {HEX["a"]: 2}
 
 
+async def test_backend_that_is_removed_while_it_loads_leaves_the_request_to_others(redis_url: str) -> None:
+    server = Server(2)
+    server.may_load.clear()
+    listed = [manifest("m", *alone("b"))]
+    drivers = {"vllm": server, "tgi": tgi(HEX["b"])}
+    async with staged(drivers, [VLLM, TGI], redis_url, manifests=listed) as stage:
+        alone_there = asyncio.create_task(stage.ask(decided({"a": 1.0}, runners="b")))
+        await asyncio.wait_for(server.began.wait(), 5)
+        del stage.pool.backends[0]
+        await stage.update()
+        text, serving = await alone_there
+        assert text == HEX["b"]
+        assert serving.plan.why in (Why.NO_BACKEND, Why.NOT_LISTED)
+        assert [replica.endpoint.kind for replica in stage.replicas.all()] == ["tgi"]
+
+
 async def test_set_is_served_single_where_nothing_is_composed_on_demand(redis_url: str) -> None:
     async with staged({"vllm": Server(2)}, [VLLM], redis_url) as stage:
         text, serving = await stage.ask(decided({"a": 0.6, "b": 0.4}))

@@ -13,6 +13,7 @@ from lorauter_gateway.ports import BackendFailed, BooksAway, Composite, Composit
 from lorauter_gateway.service.canaries import Subject
 from lorauter_gateway.service.replica import Found, Replica, Visit
 from lorauter_gateway.service.replicas import Replicas
+from lorauter_gateway.service.residence import GONE
 
 _log = get_logger(__name__)
 
@@ -56,13 +57,15 @@ class Preparer:
 
     def lacks_slot(self, replica: Replica, name: str) -> bool:
         """Whether a replica had no slot for an option a moment ago."""
-        return replica.takes is Takes.LOADS and self._replicas.residence(replica).lacks_slot(name)
+        residence = self._replicas.residence(replica)
+        return residence is not None and residence.lacks_slot(name)
 
     def forget(self, replica: Replica, served_name: str) -> None:
         """Notes that a replica does not know what it was asked for."""
         replica.verdicts.pop(served_name, None)
-        if replica.takes is Takes.LOADS and served_name:
-            self._replicas.residence(replica).forget(served_name)
+        residence = self._replicas.residence(replica)
+        if residence is not None and served_name:
+            residence.forget(served_name)
 
     def _plan_set(self, replica: Replica, option: Option, keeps_decision: bool) -> Plan:
         option = _fitted(option, replica, keeps_decision)
@@ -107,6 +110,8 @@ class Preparer:
         else:
             name = (await self._composite(replica, option)).name
         residence = self._replicas.residence(replica)
+        if residence is None:
+            raise Skipped(Why.NO_BACKEND, GONE)
         await residence.hold(Subject(name, option.applied), may_wait=option.is_single)
         visit.holds(lambda: residence.drop(name))
         return plan_named(option, name)

@@ -58,9 +58,9 @@ class Replicas:
         """Returns a pool, or None if no snapshot had it."""
         return self._pools.get(name)
 
-    def residence(self, replica: Replica) -> Residence:
-        """Returns the books of a replica that loads adapters."""
-        return self._residences[replica.id]
+    def residence(self, replica: Replica) -> Residence | None:
+        """Returns the adapters of a replica that loads them; None where it is no longer registered."""
+        return self._residences.get(replica.id)
 
     def held(self, replica: Replica) -> list[str] | None:
         """Returns the names of what a replica is known to hold, or None if it takes any stored adapter."""

@@ -26,6 +26,9 @@ _UNDOING_SHARE = 0.1
 _AWAY = "Redis, which holds the books of who has loaded what, is away, and it is not known to be loaded"
 _NO_BOOKS = "it is not loaded there, and this gateway has no REDIS_URL to load adapters with"
 
+GONE = "its backend is no longer registered"
+"""Why an adapter is not served by a replica that went while it was loaded."""
+
 
 @dataclass(slots=True)
 class _Use:
@@ -153,7 +156,13 @@ class Residence:
         entering = use.entering
         if not may_wait and not await _is_quick(use, entering):
             raise Skipped(Why.NOT_RESIDENT, "its composite is being loaded beside this request")
-        await asyncio.shield(entering)
+        try:
+            await asyncio.shield(entering)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if entering.cancelled() and task is not None and not task.cancelling():
+                raise Skipped(Why.NO_BACKEND, GONE) from None
+            raise
 
     def _has_entered(self, name: str, use: _Use) -> None:
         task, use.entering = use.entering, None
