@@ -130,9 +130,8 @@ class HuggingFaceHub:
                 "GET", url, headers=sent, timeout=self._timeout_seconds, follow_redirects=False
             ) as response:
                 hf_raise_for_status(response)
-                resolved = (
-                    response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT) if own else resolved
-                )
+                if own:
+                    resolved = response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT) or resolved
                 if not response.has_redirect_location:
                     if resolved != commit:
                         raise _another_commit(commit, resolved)
