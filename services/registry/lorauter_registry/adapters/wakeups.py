@@ -7,6 +7,7 @@ import threading
 from collections.abc import Collection
 from functools import partial
 
+import redis
 from celery import Celery
 
 from lorauter.failpoints import reach
@@ -26,11 +27,18 @@ _TASKS = {"index": "lorauter.index.drain", "matching": "lorauter.matching.drain"
 class CeleryWakeups:
     """Sends one wake-up for all changes that came while the last was being sent.
 
-    With the broker away wake-ups are dropped, which is logged once each time.
+    While one waits in the queue no other is sent: whoever takes it sees all changes, and the broker does
+    not fill up while no worker is there. With the broker away wake-ups are dropped, which is logged once
+    each time.
     """
 
     def __init__(self, redis_url: str) -> None:
         self._app = _celery_app(redis_url)
+        self._redis = redis.Redis.from_url(
+            redis_url,
+            socket_timeout=SOCKET_TIMEOUT_SECONDS,
+            socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
+        )
         self._wanted: set[str] = set()
         self._changed = threading.Condition()
         self._closing = False
@@ -53,6 +61,7 @@ class CeleryWakeups:
             self._changed.notify()
         self._thread.join(3 * SOCKET_TIMEOUT_SECONDS)
         self._app.close()
+        self._redis.close()
 
     def _run(self) -> None:
         while True:
@@ -68,9 +77,10 @@ class CeleryWakeups:
     def _send(self, topic: str) -> None:
         reach("wake-up")
         try:
-            self._app.send_task(
-                _TASKS[topic], queue=topic, retry=False, ignore_result=True, expires=EXPIRE_SECONDS
-            )
+            if not self._redis.llen(topic):
+                self._app.send_task(
+                    _TASKS[topic], queue=topic, retry=False, ignore_result=True, expires=EXPIRE_SECONDS
+                )
         except Exception as error:
             if not self._away:
                 _log.warning("registry.broker.lost", error=type(error).__name__)

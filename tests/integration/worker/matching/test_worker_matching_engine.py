@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+import redis
 
 from lorauter_worker.adapters.evaluators import make_evaluator
 from lorauter_worker.service.automatching import start_matchings
@@ -77,6 +78,32 @@ def test_no_evaluation_counts_twice_when_a_worker_is_killed_in_the_middle(
     done = matchings.get(id_)
     assert (done.state, done.done, done.total) == ("SUCCEEDED", 240, 240)
     assert 240 <= demo_engine.scored() - before <= 240 + 10 * kills
+    assert {row.count for row in matchings.affinities().values()} == {20}
+    assert sum(part.done for part in matchings.parts(id_)) == 240
+
+
+def test_no_evaluation_counts_twice_when_broker_and_database_drop_everything_in_the_middle(
+    demo, matchings, demo_engine, run_worker, settings
+):
+    """The broker forgets all messages, PostgreSQL ends all connections, and the child is killed."""
+    id_ = matchings.start(strategy="exhaustive")
+    demo.execute("DELETE FROM outbox WHERE topic = 'index'")
+    environment = {"LORAUTER_MATCHING_BATCH": "10", "LORAUTER_MATCHING_RATE": "100"}
+    with run_worker("matching", **environment) as worker:
+        demo.eventually(lambda: matchings.get(id_).done >= 30)
+        with redis.Redis.from_url(str(settings.redis_url)) as broker:
+            broker.flushall()
+        demo.eventually(lambda: matchings.get(id_).done >= 60)
+        demo.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        demo.eventually(lambda: matchings.get(id_).done >= 120)
+        for child in worker.children():
+            os.kill(child, signal.SIGKILL)
+        demo.eventually(finished(matchings, id_))
+    done = matchings.get(id_)
+    assert (done.state, done.done, done.total) == ("SUCCEEDED", 240, 240)
     assert {row.count for row in matchings.affinities().values()} == {20}
     assert sum(part.done for part in matchings.parts(id_)) == 240
 
