@@ -88,12 +88,25 @@ class Running:
 @contextmanager
 def running(kind: str, **options: object) -> Iterator[Running]:
     """Runs a server of a kind. ``max_loras=4`` is ``--max-loras 4``; True is an option without a value."""
-    server = Running(kind, _options(options))
+    server = _started(kind, _options(options))
     try:
-        server.start()
         yield server
     finally:
         server.close()
+
+
+def _started(kind: str, options: list[str]) -> Running:
+    for tries_left in (2, 1, 0):
+        server = Running(kind, options)
+        try:
+            server.start()
+            return server
+        except BaseException as error:
+            server.close()
+            # another process may have taken the port between its choice and its use
+            if "address already in use" not in str(error) or not tries_left:
+                raise
+    raise AssertionError
 
 
 def _options(options: Mapping[str, object]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -108,8 +109,9 @@ def _lines(pool: Path, task: str, file: str) -> list[str]:
 
 
 @pytest.fixture
-def shelf(demo_pool: Path, tmp_path: Path) -> Shelf:
-    """An empty store."""
+def shelf(demo_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    """An empty store, which need not outlive a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     return Shelf(demo_pool / "base", tmp_path)
 
 
