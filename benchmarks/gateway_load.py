@@ -19,6 +19,9 @@ _TOKEN = re.compile(rb"tok(\d+)")
 DRAIN_SECONDS = 20.0
 """Longest wait for answers after the last request was sent."""
 
+_KEPT_SECONDS = 3.0
+"""Servers close connections that are free for 5 s, uvicorn and the gateway with it."""
+
 _EARLY_SECONDS = 0.0006
 """A request may be sent so much early: an event loop's timer wakes to the millisecond."""
 
@@ -76,8 +79,9 @@ class Target:
         """Sends a request on a free connection, or on a new one; the future is done when the answer is."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open:
+            if connection.is_usable():
                 return connection.send(request, sample)
+            connection.close()
         return asyncio.ensure_future(self._send_on_new(request, sample))
 
     def close(self) -> None:
@@ -110,6 +114,11 @@ class _Connection(asyncio.Protocol):
         self._received = b""
         self._length = -1
         self._body_at = -1
+        self._free_since = time.monotonic()
+
+    def is_usable(self) -> bool:
+        """Whether the server has not closed it, and is not about to."""
+        return self.is_open and time.monotonic() - self._free_since < _KEPT_SECONDS
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._out = transport
@@ -174,6 +183,7 @@ class _Connection(asyncio.Protocol):
     def _end(self, sample: Sample) -> None:
         sample.done = time.monotonic()
         self._sample = None
+        self._free_since = sample.done
         if self.is_open:
             self._idle.append(self)
         if self._answered is not None and not self._answered.done():
