@@ -21,7 +21,7 @@ from lorauter.lora.recipe import Base, make_recipe
 from lorauter.lora.servers import Server
 from lorauter.lora.store import AdapterStore
 from lorauter.lora.write import write_adapter
-from tests.integration.gateway_servers.stand import Background, TaskTexts
+from tests.integration.gateway_servers.stand import Background, TaskTexts, engine
 from tests.protocol_servers.process import Running, running
 
 BASE_ID = "lorauter/demo-base"
@@ -106,6 +106,22 @@ def queries(demo_pool: Path) -> dict[str, list[str]]:
 
 def _lines(pool: Path, task: str, file: str) -> list[str]:
     return (pool / "tasks" / task / f"{file}.jsonl").read_text().splitlines()
+
+
+@pytest.fixture(scope="session")
+def demo_shelf(demo_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    """A store with the demo's adapters for the tasks, named as they are there."""
+    shelf = Shelf(demo_pool / "base", tmp_path_factory.mktemp("demo-shelf"))
+    for task in TASKS:
+        shelf.put(f"{task}-a", demo_pool / "adapters" / f"{task}-a")
+    return shelf
+
+
+@pytest.fixture(scope="session")
+def engine_url(demo_shelf: Shelf) -> Iterator[str]:
+    """An engine on that store."""
+    with engine(demo_shelf.base, demo_shelf.store.root) as url:
+        yield url
 
 
 @pytest.fixture

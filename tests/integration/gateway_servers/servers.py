@@ -23,7 +23,6 @@ from tests.integration.gateway_servers.stand import (
     Gateway,
     TaskTexts,
     World,
-    engine,
     gateway,
     routing,
 )
@@ -65,8 +64,8 @@ def demo_target(
     log: Path,
 ) -> Iterator[Target]:
     """Puts a kind of server in front of the engine's model, and a gateway in front of that."""
-    ranks = {name: int(shelf.rank(name)) for name in shelf.digests}
-    adapters = [Adapter(name, 1, digest, True, rank=ranks[name]) for name, digest in shelf.digests.items()]
+    ranks = {name: int(shelf.rank(name)) for name in (f"{task}-a" for task in tasks.texts)}
+    adapters = [Adapter(name, 1, shelf.digests[name], True, rank=rank) for name, rank in ranks.items()]
     entries = [_entry(shelf, name, rank) for name, rank in ranks.items()]
     with ExitStack() as stack:
         url = engine_url
@@ -181,4 +180,4 @@ def text_of(response: httpx.Response) -> str:
     return str(choice["text"] if "text" in choice else choice["message"]["content"])
 
 
-__all__ = ["KINDS", "OWN", "Prompt", "Target", "demo_target", "engine", "own_target", "text_of"]
+__all__ = ["KINDS", "OWN", "Prompt", "Target", "demo_target", "own_target", "text_of"]

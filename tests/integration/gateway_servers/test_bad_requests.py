@@ -20,13 +20,12 @@ from tests.integration.gateway_servers.stand import (
     Gateway,
     TaskTexts,
     World,
-    engine,
     events_of,
     gateway,
     routing,
     until,
 )
-from tests.protocol_servers.process import Running, running
+from tests.protocol_servers.process import running
 
 STALL_SECONDS = float(os.environ.get("STALL_SECONDS", "3"))
 """How long a request may take, its client's stalling included; a minute shows the same."""
@@ -39,18 +38,9 @@ IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/y.png"}}
 PROMPT = "What is the word raven backwards?"
 
 
-def started(kind: str, demo_pool: Path, stack: ExitStack, **options: Any) -> tuple[str, Running | None]:
-    """Starts a server of a kind; returns its URL, and the protocol server where it is one."""
-    if kind == "engine":
-        return stack.enter_context(engine(demo_pool / "base", demo_pool / "no-store")), None
-    server = stack.enter_context(running(kind, **options))
-    return server.url, server
-
-
 @pytest.fixture(scope="module", params=["engine", "tgi", "vllm"])
 def front(
     request: pytest.FixtureRequest,
-    demo_pool: Path,
     background: Background,
     tasks: TaskTexts,
     _valkey_port: int,
@@ -59,7 +49,10 @@ def front(
     """A gateway in front of each kind in turn, with room for 512 tokens."""
     log = tmp_path_factory.mktemp("logs") / "log"
     with ExitStack() as stack:
-        url, _ = started(request.param, demo_pool, stack, context=512)
+        if request.param == "engine":
+            url = request.getfixturevalue("engine_url")
+        else:
+            url = stack.enter_context(running(request.param, context=512)).url
         world = World([], {}, [Backend(request.param, request.param, url, False)])
         router = stack.enter_context(routing(background, tasks, world))
         redis_url = valkey_url(_valkey_port, 14)
@@ -172,19 +165,17 @@ def longer(body: dict[str, Any], tokens: int) -> dict[str, Any]:
 def test_stalled_client_is_given_up_and_costs_no_memory(
     kind: str,
     route: str,
-    demo_pool: Path,
     background: Background,
     tasks: TaskTexts,
     redis_url: str,
     tmp_path: Path,
 ) -> None:
     with ExitStack() as stack:
-        url, server = started(kind, demo_pool, stack, context=1_000_000, answer_tokens=400_000)
-        world = World([], {}, [Backend(kind, kind, url, False)])
+        server = stack.enter_context(running(kind, context=1_000_000, answer_tokens=400_000))
+        world = World([], {}, [Backend(kind, kind, server.url, False)])
         router = stack.enter_context(routing(background, tasks, world))
         settings = {"redis_url": redis_url, "lorauter_request_timeout_seconds": STALL_SECONDS}
         front = stack.enter_context(gateway(router.address, tmp_path / "log", **settings))
-        assert server
         front.post("/generate", {"inputs": PROMPT, "parameters": {"adapter_id": "base", "max_new_tokens": 1}})
         before = front.resident_bytes()
         body = longer(body_of(route, stream=True), 400_000)

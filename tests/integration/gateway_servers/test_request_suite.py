@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +17,6 @@ from tests.integration.gateway_servers.servers import (
     OWN,
     Target,
     demo_target,
-    engine,
     own_target,
     text_of,
 )
@@ -29,20 +26,10 @@ TOKENS = 16
 DEMO_ONLY = [] if OWN else ["demo"]
 
 
-@pytest.fixture(scope="module")
-def demo(demo_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shelf, str]]:
-    """Adapters of the demo's, and an engine that has them; neither where servers are somebody's own."""
-    shelf = Shelf(demo_pool / "base", tmp_path_factory.mktemp("suite"))
-    for task in TASKS:
-        shelf.put(f"{task}-a", demo_pool / "adapters" / f"{task}-a")
-    with ExitStack() as stack:
-        yield shelf, "" if OWN else stack.enter_context(engine(shelf.base, shelf.store.root))
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def target(
     request: pytest.FixtureRequest,
-    demo: tuple[Shelf, str],
+    demo_shelf: Shelf,
     background: Background,
     tasks: TaskTexts,
     _valkey_port: int,
@@ -55,7 +42,8 @@ def target(
         with own_target(kind, background, tasks, redis_url, log) as made:
             yield made
     else:
-        with demo_target(kind, *demo, background, tasks, redis_url, log) as made:
+        engine_url = request.getfixturevalue("engine_url")
+        with demo_target(kind, demo_shelf, engine_url, background, tasks, redis_url, log) as made:
             yield made
 
 

@@ -18,7 +18,6 @@ from tests.integration.gateway_servers.stand import (
     Gateway,
     TaskTexts,
     World,
-    engine,
     gateway,
     routing,
     until,
@@ -94,6 +93,15 @@ def place(
     """See Place."""
     with ExitStack() as stack:
         yield Place(shelf, background, tasks, redis_url, tmp_path, stack)
+
+
+@pytest.fixture
+def demo_place(
+    demo_shelf: Shelf, background: Background, tasks: TaskTexts, redis_url: str, tmp_path: Path
+) -> Iterator[Place]:
+    """The same with the demo's adapters, on the engine's store."""
+    with ExitStack() as stack:
+        yield Place(demo_shelf, background, tasks, redis_url, tmp_path, stack)
 
 
 def pin(front: Gateway, name: str, prompt: str = PROMPT) -> Any:
@@ -197,41 +205,37 @@ async def test_adapter_whose_keys_match_no_layer_is_caught_by_the_canary(
 
 @pytest.mark.parametrize("kind", ["tgi", "vllm"])
 def test_wrong_adapter_under_a_name_is_caught_by_comparison_with_the_engine(
-    place: Place, serve: Serve, kind: str, demo_pool: Path, tmp_path: Path
+    demo_place: Place, serve: Serve, kind: str, engine_url: str, tmp_path: Path
 ) -> None:
-    shelf, right, wrong = place.shelf, "reverse-word-a", "dash-word-a"
-    for name in (right, wrong, "sort-word-a"):
-        shelf.put(name, demo_pool / "adapters" / name)
+    shelf, right, wrong, small = demo_place.shelf, "reverse-word-a", "dash-word-a", "sort-word-a"
     swapped = tmp_path / "swapped"
     swapped.mkdir()
     (swapped / shelf.folder(right)).symlink_to(shelf.path(wrong))
-    (swapped / shelf.folder("sort-word-a")).symlink_to(shelf.path("sort-word-a"))
+    (swapped / shelf.folder(small)).symlink_to(shelf.path(small))
     query = "Say the word raven backwards."
-    with engine(shelf.base, shelf.store.root) as url:
-        listed = f"{shelf.folder(right)}={swapped}/{shelf.folder(right)}"
-        listed += f",{shelf.folder('sort-word-a')}={shelf.path('sort-word-a')}"
-        options = {"lora_adapters": listed} if kind == "tgi" else {"max_loras": 4}
-        server = serve(kind, engine=url, context=512, **options)
-        front = place.gateway(
-            backends=[
-                place.backend("server", kind, server.url, str(swapped)),
-                place.backend("engine", "engine", url),
-            ],
-            manifests=[place.manifest("1", right, "sort-word-a")] if kind == "tgi" else [],
-        )
-        answers = [pin(front, right, query) for _ in range(6)]
-        assert {answer.json()["generated_text"] for answer in answers} == {
-            _engine_text(front, shelf.digests[right], url, query)
-        }
-        assert {answer.headers["x-lorauter-backend"] for answer in answers} == {"engine"}
-        others = {pin(front, "sort-word-a", query).headers["x-lorauter-backend"] for _ in range(6)}
-        # TGI's kernels pad a rank of 4, which scales it wrongly; vLLM serves any rank
-        assert others == ({"engine"} if kind == "tgi" else {"server"})
-        named = {each["name"]: each for each in front.replica("server")["quarantined"]}
-        names = (right, "sort-word-a") if kind == "tgi" else (right,)
-        assert named.keys() == {shelf.folder(name) for name in names}
-        assert {each["found"] for each in named.values()} == {"quarantined"}
-        assert all("engine" in each["reason"] for each in named.values())
+    listed = ",".join(f"{shelf.folder(name)}={swapped}/{shelf.folder(name)}" for name in (right, small))
+    options = {"lora_adapters": listed} if kind == "tgi" else {"max_loras": 4}
+    server = serve(kind, engine=engine_url, context=512, **options)
+    front = demo_place.gateway(
+        backends=[
+            demo_place.backend("server", kind, server.url, str(swapped)),
+            demo_place.backend("engine", "engine", engine_url),
+        ],
+        manifests=[demo_place.manifest("1", right, small)] if kind == "tgi" else [],
+    )
+    answers = [pin(front, right, query) for _ in range(6)]
+    assert {answer.json()["generated_text"] for answer in answers} == {
+        _engine_text(front, shelf.digests[right], engine_url, query)
+    }
+    assert {answer.headers["x-lorauter-backend"] for answer in answers} == {"engine"}
+    others = {pin(front, small, query).headers["x-lorauter-backend"] for _ in range(6)}
+    # TGI's kernels pad a rank of 4, which scales it wrongly; vLLM serves any rank
+    assert others == ({"engine"} if kind == "tgi" else {"server"})
+    named = {each["name"]: each for each in front.replica("server")["quarantined"]}
+    names = (right, small) if kind == "tgi" else (right,)
+    assert named.keys() == {shelf.folder(name) for name in names}
+    assert {each["found"] for each in named.values()} == {"quarantined"}
+    assert all("engine" in each["reason"] for each in named.values())
 
 
 def _engine_text(front: Gateway, digest: str, url: str, query: str) -> str:
@@ -241,18 +245,17 @@ def _engine_text(front: Gateway, digest: str, url: str, query: str) -> str:
 
 
 def test_rank_that_tgi_pads_is_served_rightly_as_a_composite_of_one(
-    place: Place, serve: Serve, demo_pool: Path
+    demo_place: Place, serve: Serve, engine_url: str
 ) -> None:
-    shelf, name, query = place.shelf, "sort-word-a", "Sort the letters of raven."
-    shelf.put(name, demo_pool / "adapters" / name)
+    shelf, name, query = demo_place.shelf, "sort-word-a", "Sort the letters of raven."
     composite = shelf.mix({name: 1.0}, tgi_server())
-    with engine(shelf.base, shelf.store.root) as url:
-        tgi = serve("tgi", engine=url, context=512, lora_adapters=f"{composite.name}={composite.folder}")
-        entry = ManifestEntry(composite.name, composite.members, composite.rank)
-        front = place.gateway(
-            backends=[place.backend("pod", "tgi", tgi.url)],
-            manifests=[Manifest("sha256:" + "1" * 64, (entry,))],
-        )
-        answer = pin(front, name, query)
-        assert answer.json()["generated_text"] == _engine_text(front, shelf.digests[name], url, query)
-        assert answer.headers["x-lorauter-adapters"] == f"{name};w=1.0"
+    listed = f"{composite.name}={composite.folder}"
+    tgi = serve("tgi", engine=engine_url, context=512, lora_adapters=listed)
+    entry = ManifestEntry(composite.name, composite.members, composite.rank)
+    front = demo_place.gateway(
+        backends=[demo_place.backend("pod", "tgi", tgi.url)],
+        manifests=[Manifest("sha256:" + "1" * 64, (entry,))],
+    )
+    answer = pin(front, name, query)
+    assert answer.json()["generated_text"] == _engine_text(front, shelf.digests[name], engine_url, query)
+    assert answer.headers["x-lorauter-adapters"] == f"{name};w=1.0"
