@@ -6,7 +6,7 @@ reports errors inside a 200 stream and a stream's bytes should be parsed once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import AsyncInferenceClient
@@ -15,69 +15,43 @@ from huggingface_hub.inference._common import RequestParameters
 from lorauter.errors import Internal
 from lorauter_gateway.adapters import tgi_bodies
 from lorauter_gateway.adapters import tgi_wire as wire
-from lorauter_gateway.adapters.connections import Connections
-from lorauter_gateway.adapters.exchange import Exchange, Pieces, parsed
+from lorauter_gateway.adapters.exchange import Exchange, parsed
 from lorauter_gateway.adapters.faults import translated
-from lorauter_gateway.domain.model import Answer, Sampling
-from lorauter_gateway.domain.plan import WeightedAdapter
-from lorauter_gateway.ports import BackendCall, BackendFailed, Limits
-
-_GENERATE = "/generate"
-_CHAT = "/v1/chat/completions"
+from lorauter_gateway.adapters.tgi_protocol import CHAT, GENERATE, TgiProtocol
+from lorauter_gateway.domain.model import Answer
+from lorauter_gateway.ports import BackendCall, BackendFailed
 
 
-class TgiDriver:
-    """Implements ports.Driver. Raw prompts go to /generate, conversations to /v1/chat/completions.
+class TgiDriver(TgiProtocol):
+    """Implements ports.Driver.
 
     TGI answers an adapter that it lacks with the base and says nothing: who calls knows what it holds.
     """
 
-    def __init__(self, url: str, connections: Connections) -> None:
-        self._exchange = Exchange(url, connections)
+    def generate_body(self, call: BackendCall) -> dict[str, Any]:
+        """See TgiProtocol."""
+        return wire.generate_body(call)
+
+    def chat_body(self, call: BackendCall, stream: bool) -> dict[str, Any]:
+        """See TgiProtocol."""
+        return wire.chat_body(call, stream)
 
     async def generate(self, call: BackendCall) -> Answer:
         """See ports.Driver."""
         if isinstance(call.prompt, str):
-            return await self._text(wire.generate_body(call))
-        body = wire.chat_body(call, stream=False)
+            return await self._text(self.generate_body(call))
+        body = self.chat_body(call, stream=False)
         with translated():
-            chat = await _Client(self._exchange, _CHAT, body).chat_completion(**body)
+            chat = await _Client(self._exchange, CHAT, body).chat_completion(**body)
             return tgi_bodies.read_chat_answer(chat)
 
     async def _text(self, body: Mapping[str, Any]) -> Answer:
-        client = _Client(self._exchange, _GENERATE, body)
+        client = _Client(self._exchange, GENERATE, body)
         with translated():
             found = await client.text_generation(
-                body["inputs"], model=self._exchange.url + _GENERATE, **body["parameters"]
+                body["inputs"], model=self._exchange.url + GENERATE, **body["parameters"]
             )
             return tgi_bodies.read_answer(_without_absent(found), client.answer_headers)
-
-    async def stream(self, call: BackendCall) -> Pieces:
-        """See ports.Driver."""
-        if isinstance(call.prompt, str):
-            reader = tgi_bodies.GenerateStream()
-            return await self._exchange.stream("/generate_stream", wire.generate_body(call), reader)
-        return await self._exchange.stream(_CHAT, wire.chat_body(call, stream=True), tgi_bodies.ChatStream())
-
-    async def is_healthy(self) -> bool:
-        """See ports.Driver."""
-        return await self._exchange.is_healthy()
-
-    async def limits(self) -> Limits:
-        """See ports.Driver."""
-        info = await self._exchange.get("/info")
-        with translated():
-            return tgi_bodies.read_limits(info)
-
-    async def read(
-        self, text: str, adapters: Sequence[WeightedAdapter], served_name: str, base_model: str
-    ) -> Sequence[float]:
-        """See ports.Driver: the prefill's log-probabilities."""
-        sampling = Sampling(max_new_tokens=1, extra={"decoder_input_details": True})
-        body = wire.generate_body(BackendCall(text, sampling, adapters, served_name, base_model))
-        answer, _ = await self._exchange.post(_GENERATE, body)
-        with translated():
-            return tgi_bodies.read_prefill(parsed(answer))
 
 
 def _without_absent(found: Mapping[str, Any]) -> dict[str, Any]:
