@@ -80,6 +80,11 @@ bench-engine: setup ## Time generation with a weighted set for each row, beside 
 bench-gateway: setup ## Time what the gateway adds to a backend's answers; JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.gateway $(if $(JSON),--json $(JSON))
 
+.PHONY: gateway-suite
+gateway-suite: setup ## Put the tests' requests to servers of your own: TGI_URL=url, VLLM_URL=url, ADAPTER=folder:rank
+	@test -n "$(TGI_URL)$(VLLM_URL)" || { echo "make gateway-suite: give TGI_URL=url, VLLM_URL=url or both"; exit 2; }
+	@TGI_URL="$(TGI_URL)" VLLM_URL="$(VLLM_URL)" ADAPTER="$(ADAPTER)" $(BIN)/pytest tests/integration/gateway_servers/test_request_suite.py $(ARGS)
+
 .PHONY: faults
 faults: setup ## Kill, crash and swap parts of a real suite, count what is lost; LONG=1 goes on, SEED=n, JSON=path
 	@$(BIN)/python -m benchmarks.faults $(if $(LONG),--long) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from lorauter.errors import DeadlineExceeded
+from lorauter.errors import DeadlineExceeded, LorauterError
 
 PROMPT = {"inputs": "what is 1 plus 2"}
 Stand = Any
@@ -29,6 +30,22 @@ async def test_grpc_cancel_stops_the_engine(stand: Stand) -> None:
     await anext(stream)
     await stream.aclose()
     await stand.until_engine_stopped()
+
+
+async def test_a_grpc_caller_who_does_not_read_is_given_up(start: Callable[..., Any]) -> None:
+    async with start(request_timeout_seconds=0.5) as stand:
+        stand.engine.words = ("x" * 500_000, "end")
+        stand.engine.script.append("endless")
+        stream = stand.client.with_timeout(60).generate_stream("hi")
+        await anext(stream)
+        await stand.until_engine_stopped()
+
+        async def is_idle() -> bool:
+            return await stand.metric("lorauter_gateway_in_flight") == 0
+
+        await stand.until(is_idle)
+        with pytest.raises(LorauterError):
+            [piece async for piece in stream]
 
 
 async def test_grpc_cancel_stops_the_engine_when_nothing_is_streamed(stand: Stand) -> None:

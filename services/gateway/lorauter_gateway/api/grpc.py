@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
+
+import grpc
 
 from lorauter.errors import InvalidArgument
 from lorauter.gateway.v1 import gateway_pb2 as pb
@@ -28,6 +31,8 @@ from lorauter_gateway.domain.target import requested_target
 from lorauter_gateway.service import Gateway, Serving
 
 _ROUTE = "grpc"
+_LAST_MESSAGE_SECONDS = 1.0
+"""How long the status of a call whose time is up may take to be sent."""
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 _FINISH = {
     FinishReason.EOS_TOKEN: pb.FINISH_REASON_EOS_TOKEN,
@@ -62,7 +67,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         generation = self._read(request, context)
         trimmer = StopTrimmer(generation.sampling.stop)
         stream = await self._gateway.stream(generation, _ROUTE)
-        async with aclosing(stream):
+        async with aclosing(stream), _given_up(stream.deadline, context):
             yield pb.GenerateStreamResponse(decision=stream.serving.decision, served=_served(stream.serving))
             async for piece in stream:
                 text = trimmer.push(piece.text)
@@ -85,6 +90,28 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             seconds,
             request.routing,
         )
+
+
+@asynccontextmanager
+async def _given_up(deadline: float, context: Context) -> AsyncIterator[None]:
+    """Ends the call some time after ``deadline``: sending waits for a caller that does not read."""
+    handler = asyncio.current_task()
+    assert handler is not None
+
+    async def end() -> None:
+        await asyncio.sleep(deadline + _LAST_MESSAGE_SECONDS - asyncio.get_running_loop().time())
+        handler.cancel()
+        with suppress(grpc.aio.AbortError, asyncio.InvalidStateError):
+            await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "the caller did not read the answer in time"
+            )
+
+    ending = asyncio.create_task(end())
+    try:
+        yield
+    finally:
+        if not handler.cancelling():
+            ending.cancel()
 
 
 def _prompt(request: pb.GenerateRequest) -> Prompt:

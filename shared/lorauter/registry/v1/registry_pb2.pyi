@@ -758,7 +758,8 @@ class BackendLimits(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     adapter_slots: _builtins.int
     """Adapters and composites that it holds at a time, where they are loaded at run
-    time: vLLM's `--max-cpu-loras`. 0 means 1, which is vLLM's default.
+    time: half of vLLM's `--max-cpu-loras`, whose other half holds what was
+    unloaded. 0 means 1.
     """
     max_rank: _builtins.int
     """The largest rank that it serves: vLLM's `--max-lora-rank`. 0 means its kind's
