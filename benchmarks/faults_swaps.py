@@ -32,6 +32,11 @@ from lorauter_suite.embedded.process import ProcessSpec, running
 
 CALLERS = 8
 QUERIES = [f"{a} {b}: which question is it" for a in WORDS[:8] for b in WORDS[8:]]
+PAUSE_SECONDS = 0.02
+"""Between two routes of a caller, so that the worker which embeds everything anew has some of the cores."""
+ROUTER = {"LORAUTER_DECISION_CACHE": "0"}
+"""Every route is decided anew; vectors of queries are cached as by default."""
+
 CHANGES = 80
 """Changes before the first swap; they leave some 15 tasks."""
 
@@ -92,7 +97,7 @@ class Routes:
             time.sleep(0.02)
 
     def _run(self, number: int) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(PAUSE_SECONDS):
             query = QUERIES[number % len(QUERIES)]
             try:
                 answer = self.client.route(query, pool=POOL)
@@ -116,7 +121,8 @@ def run_swaps(
     files = _other_encoder(folder / "encoder")
     names = (DEFAULT_ENCODER, str(files))
     encoders = (encoder, load_encoder(str(files)))
-    with site(folder / "suite", encoder, ("router", "registry"), LORAUTER_NEXT_ENCODER=str(files)) as here:
+    settings = {"LORAUTER_NEXT_ENCODER": str(files), **ROUTER}
+    with site(folder / "suite", encoder, ("router", "registry"), **settings) as here:
         caller = Caller("swaps", here.client, here.files, here.ledger, seed)
         calls, snapshots = Routes(here.client), []
         for number in range(swaps + 1):
