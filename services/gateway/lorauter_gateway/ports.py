@@ -139,6 +139,13 @@ class Driver(Protocol):
         """Whether the server says that it can work. Never raises."""
         ...
 
+    def was_cut(self) -> bool:
+        """Whether the server's process ended since the last call, even if another one answers already.
+
+        Known of processes that is_healthy() has seen.
+        """
+        ...
+
     async def limits(self) -> Limits:
         """Returns its limits; raises BackendFailed."""
         ...

@@ -86,6 +86,9 @@ class Server:
         has_effect = served_name in self.names and served_name not in self.without_effect
         return [-1.0 - self.strength * has_effect * (n % 3) for n in range(20)]
 
+    def was_cut(self) -> bool:
+        return False
+
     async def is_healthy(self) -> bool:
         return self.healthy
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Place:
         path = path or str(self.shelf.store.root)
         return Backend(name, kind, url, False, adapter_slots=4, adapters_path=path)
 
-    def gateway(self, **world: Any) -> Gateway:
+    def gateway(self, settings: Mapping[str, str] | None = None, **world: Any) -> Gateway:
         """Runs a router that knows all adapters, and a gateway."""
         adapters = [
             Adapter(name, 1, digest, True, rank=self.shelf.rank(name))
@@ -77,7 +77,9 @@ class Place:
         known = World(adapters, **{"best": {}, **world})
         router = self._stack.enter_context(routing(self._background, self._tasks, known))
         log = self._folder / "gateway.log"
-        return self._stack.enter_context(gateway(router.address, log, redis_url=self._redis_url))
+        return self._stack.enter_context(
+            gateway(router.address, log, redis_url=self._redis_url, **settings or {})
+        )
 
     async def text(self, name: str = "") -> str:
         """Returns what the base with an adapter really says."""
@@ -146,6 +148,23 @@ async def test_tgi_that_lacks_a_listed_adapter_never_answers_by_the_base_under_i
     tgi.start(lora_adapters=place.listed("one", "two"))
     until(lambda: pin(front, "two").status_code == 200, seconds=20)
     assert pin(front, "two").json()["generated_text"] == await place.text("two")
+
+
+async def test_adapter_that_a_quick_restart_leaves_out_is_not_answered_by_the_base(
+    place: Place, serve: Serve
+) -> None:
+    tgi = serve("tgi", lora_adapters=place.listed("one", "two"))
+    front = place.gateway(
+        backends=[place.backend("pod", "tgi", tgi.url)],
+        manifests=[place.manifest("1", "one", "two")],
+        best={TASKS[0]: ["one"], TASKS[1]: ["two", "one"], TASKS[2]: ["two"]},
+        settings={"LORAUTER_PROBE_SECONDS": "30"},
+    )
+    assert pin(front, "two").json()["generated_text"] == await place.text("two")
+    tgi.kill()
+    tgi.start(lora_adapters=place.listed("one"))
+    check_refused_everywhere(front, "two")
+    assert pin(front, "one").json()["generated_text"] == await place.text("one")
 
 
 @pytest.mark.parametrize("refuse", [False, True])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import aiohttp
 
+from lorauter_gateway.adapters.tether import Tether
+
 _KEEP_ALIVE_SECONDS = 4.0
 """Idle connections are closed before servers do it: uvicorn, which vLLM and the engine run on, waits 5 s."""
 
@@ -24,6 +26,7 @@ class Connections:
             sock_read=request_timeout_seconds,
         )
         self._session: aiohttp.ClientSession | None = None
+        self._tethers: dict[str, Tether] = {}
 
     async def __aenter__(self) -> Connections:
         connector = aiohttp.TCPConnector(
@@ -42,6 +45,12 @@ class Connections:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        for tether in self._tethers.values():
+            tether.close()
+
+    def tether(self, url: str) -> Tether:
+        """Returns the connection that tells when the server at ``url`` ends."""
+        return self._tethers.setdefault(url, Tether(url))
 
     @property
     def session(self) -> aiohttp.ClientSession:

@@ -46,6 +46,7 @@ class Exchange:
         self.url = url.rstrip("/")
         self._connections = connections
         self._refuse = refuse
+        self._tether = connections.tether(self.url)
 
     async def post(self, path: str, body: Mapping[str, object]) -> tuple[bytes, Mapping[str, str]]:
         """Returns body and headers of an answer; raises BackendFailed or LorauterError."""
@@ -74,11 +75,16 @@ class Exchange:
 
     async def is_healthy(self) -> bool:
         """Whether /health answers 200 in time. Never raises."""
+        await self._tether.hold(PROBE_SECONDS)
         try:
             async with asyncio.timeout(PROBE_SECONDS), self._asked("GET", "/health", None):
                 return True
         except Exception:
             return False
+
+    def was_cut(self) -> bool:
+        """Whether the server's process ended since the last call, as far as is_healthy() can have seen it."""
+        return self._tether.was_cut()
 
     @asynccontextmanager
     async def _asked(

@@ -47,6 +47,10 @@ class TgiProtocol(ABC):
         """See ports.Driver."""
         return await self._exchange.is_healthy()
 
+    def was_cut(self) -> bool:
+        """See ports.Driver."""
+        return self._exchange.was_cut()
+
     async def limits(self) -> Limits:
         """See ports.Driver."""
         info = await self._exchange.get("/info")

@@ -57,6 +57,10 @@ class VllmDriver:
         """See ports.Driver."""
         return await self._exchange.is_healthy()
 
+    def was_cut(self) -> bool:
+        """See ports.Driver."""
+        return self._exchange.was_cut()
+
     async def limits(self) -> Limits:
         """See ports.Driver."""
         models = await self._exchange.get(_MODELS)

@@ -85,6 +85,7 @@ class Preparer:
             _log.info("gateway.canary.unread", replica=replica.id, problem=failure.error.message)
 
     async def _plan_listed(self, replica: Replica, option: Option, keeps_decision: bool) -> Plan:
+        replica.look()
         catalog = replica.pool.catalog
         entries = [(option, entry) for entry in catalog.named(option.members)]
         if not entries and not option.is_single:

@@ -118,6 +118,11 @@ class Replica:
                 self.is_lost = True
         self._count()
 
+    def look(self) -> None:
+        """Notes where its process ended, which a quick successor hides from probes."""
+        if self.endpoint.driver.was_cut():
+            self._came_back()
+
     def probed(self, is_healthy: bool) -> None:
         """Notes what it answered when it was asked whether it is healthy."""
         if self.health.state is State.EJECTED:

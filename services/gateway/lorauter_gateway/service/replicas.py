@@ -141,6 +141,7 @@ class Replicas:
         health = replica.health
         if health.state is State.EJECTED and not health.probe_is_due():
             return
+        replica.look()
         is_healthy = await replica.endpoint.driver.is_healthy()
         replica.probed(is_healthy)
         if not is_healthy:
