@@ -99,9 +99,14 @@ flan: setup ## Download the public FLAN data that bench-routing reads into DIR=p
 check: setup ## Check format, lint, types, imports and protos
 	@$(BIN)/python scripts/check.py
 
+# whole suites under load, which want the machine for themselves; all others run two files at a time
+ALONE := tests/e2e tests/faults
+
 .PHONY: test
 test: setup ## Run all tests; T=path narrows them, ARGS="-k name" goes to pytest
-	@$(BIN)/pytest $(T) $(ARGS)
+	@$(if $(T)$(ARGS),$(BIN)/pytest $(T) $(ARGS),\
+	  status=0; $(BIN)/pytest $(ALONE) || status=$$?; \
+	  $(BIN)/pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%) || status=$$?; exit $$status)
 
 .PHONY: conformance
 conformance: setup ## Check engine and gateway against TGI's own document, TGI_OPENAPI=path

@@ -35,7 +35,10 @@ async def refused(stand: Any, path: str) -> Any:
 
 
 async def test_what_is_refused_was_not_read_nor_routed_and_is_counted(full: Any) -> None:
+    name = "lorauter_gateway_requests_total"
+    routes = ("openai.chat", "openai.completions", "tgi")
     routed = len(full.router.requests)
+    before = [await full.metric(name, route=route, outcome=full.reason) for route in routes]
     chat = await refused(full, "/v1/chat/completions")
     assert chat["error"]["type"] == "rate_limit_error"
     assert chat["error"]["code"] == full.reason.lower()
@@ -43,10 +46,8 @@ async def test_what_is_refused_was_not_read_nor_routed_and_is_counted(full: Any)
     for path in ("/generate", "/generate_stream", "/"):
         assert (await refused(full, path))["error_type"] == "overloaded"
     assert len(full.router.requests) == routed
-    name = "lorauter_gateway_requests_total"
-    assert await full.metric(name, route="openai.chat", outcome=full.reason) == 1
-    assert await full.metric(name, route="openai.completions", outcome=full.reason) == 1
-    assert await full.metric(name, route="tgi", outcome=full.reason) == 3
+    after = [await full.metric(name, route=route, outcome=full.reason) for route in routes]
+    assert [late - early for early, late in zip(before, after, strict=True)] == [1, 1, 3]
 
 
 async def test_what_takes_no_room_is_answered_meanwhile(full: Any) -> None:
