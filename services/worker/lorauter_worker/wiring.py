@@ -31,7 +31,7 @@ from lorauter_worker.api.http import HttpThread
 from lorauter_worker.config import Settings
 from lorauter_worker.domain.pacing import Pace
 from lorauter_worker.service.background import Background
-from lorauter_worker.service.composing import Composer, Composing
+from lorauter_worker.service.composing import Composer
 from lorauter_worker.service.decisions import DecisionKeeper
 from lorauter_worker.service.indexing import Indexer
 from lorauter_worker.service.manifests import Manifests
@@ -141,7 +141,7 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def build_composing(settings: Settings) -> Composing | None:
+def build_composing(settings: Settings) -> Background | None:
     """Returns what writes wanted compositions; None in a worker that is not to.
 
     Workers of `index` do, where they have the store: they also write what manifests need, so no others need
@@ -155,7 +155,7 @@ def build_composing(settings: Settings) -> Composing | None:
     engine = create_engine(str(settings.database_url), pool_size=1)
     store = CompositeStore(AdapterStore(settings.adapter_store))
     composer = Composer(engine, store, RedisWantedCompositions(str(settings.redis_url)))
-    return Composing(composer, settings.sweep_seconds)
+    return Background("composing", composer.once, settings.sweep_seconds)
 
 
 def build_manifesting(settings: Settings, app: Celery) -> Background | None:

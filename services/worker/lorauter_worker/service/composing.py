@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from lorauter.compositions_wanted import (
     MOST_WRITTEN,
@@ -146,33 +144,3 @@ def _server(wanted: Wanted) -> servers.Server:
             field="max_rank",
         )
     return replace(server, ranks=ranks, max_rank=ranks[-1])
-
-
-class Composing:
-    """A thread of its own, because a large composite takes seconds that nothing else is to wait for."""
-
-    def __init__(self, composer: Composer, pause_seconds: float) -> None:
-        self._composer = composer
-        self._pause_seconds = pause_seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="composing", daemon=True)
-
-    def start(self) -> None:
-        """Starts composing."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the thread; a composite that is under way gets some seconds, and leaves nothing half."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(5)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._composer.once()
-            except (SQLAlchemyError, LorauterError) as error:
-                _log.warning("worker.composing.failed", error=type(error).__name__)
-            except Exception as error:  # what is wanted next may well succeed
-                _log.error("worker.composing.failed", exc_info=error)
-            self._stop.wait(self._pause_seconds)
