@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from lorauter.client.options import RetryPolicy
+from lorauter.client.options import Metadata, RetryPolicy
 from lorauter.client.status import to_error
 from lorauter.client.transport import serialize
 from lorauter.errors import Unavailable
@@ -37,10 +37,13 @@ class AsyncTransport:
         *,
         idempotent: bool,
         timeout_seconds: float | None = None,
+        metadata: Metadata = (),
     ) -> R:
-        """Makes a call with one answer; raises LorauterError."""
+        """Makes a call with one answer; raises LorauterError. ``metadata`` is sent with it."""
         call = self._unary_at(path, response)
-        return await self._tried(lambda seconds: call(request, timeout=seconds), idempotent, timeout_seconds)
+        return await self._tried(
+            lambda seconds: call(request, timeout=seconds, metadata=metadata), idempotent, timeout_seconds
+        )
 
     def _unary_at(self, path: str, response: type[R]) -> Callable[..., Awaitable[R]]:
         channel = self.connect()

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from lorauter.errors import InvalidArgument
 
+Metadata = tuple[tuple[str, str], ...]
+"""Names, in lower case, and values that are sent with a call."""
+
 TIMEOUT_SECONDS = 30.0
 """Deadline of a call that names none."""
 

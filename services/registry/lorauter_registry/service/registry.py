@@ -30,7 +30,7 @@ class Unserved:
             "ACCESS_CONTROL_NOT_SHIPPED", "API keys are not served yet: the registry trusts its network"
         )
 
-    list_api_keys = revoke_api_key = create_api_key
+    list_api_keys = revoke_api_key = rotate_api_key = who_am_i = list_audit_entries = create_api_key
 
 
 class Registry(

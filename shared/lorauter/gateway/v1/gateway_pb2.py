@@ -22,32 +22,37 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from lorauter.access.v1 import access_pb2 as lorauter_dot_access_dot_v1_dot_access__pb2
 from lorauter.router.v1 import router_pb2 as lorauter_dot_router_dot_v1_dot_router__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lorauter/gateway/v1/gateway.proto\x12\x13lorauter.gateway.v1\x1a\x1florauter/router/v1/router.proto\"\xb4\x02\n\x14GenerationParameters\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tdo_sample\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x06\x88\x01\x01\x12\x0c\n\x04stop\x18\x08 \x03(\tB\x11\n\x0f_max_new_tokensB\x0c\n\n_do_sampleB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\x81\x02\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x31\n\x08messages\x18\x02 \x03(\x0b\x32\x1f.lorauter.router.v1.ChatMessage\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12=\n\nparameters\x18\x04 \x01(\x0b\x32).lorauter.gateway.v1.GenerationParameters\x12\x11\n\x07\x61\x64\x61pter\x18\x05 \x01(\tH\x00\x12\x0e\n\x04\x62\x61se\x18\x06 \x01(\x08H\x00\x12\x31\n\x07routing\x18\x07 \x01(\x0b\x32 .lorauter.router.v1.RouteRequestB\x08\n\x06target\"\xdf\x01\n\x06Served\x12\x12\n\nbackend_id\x18\x01 \x01(\t\x12\x14\n\x0c\x62\x61\x63kend_kind\x18\x02 \x01(\t\x12\x35\n\x0b\x63omposition\x18\x03 \x01(\x0e\x32 .lorauter.gateway.v1.Composition\x12\x35\n\x08\x61\x64\x61pters\x18\x04 \x03(\x0b\x32#.lorauter.router.v1.WeightedAdapter\x12\x17\n\x0f\x64\x65graded_reason\x18\x05 \x01(\t\x12\x13\n\x0bserved_name\x18\x06 \x01(\t\x12\x0f\n\x07replica\x18\x07 \x01(\t\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\"\xe7\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x33\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32!.lorauter.router.v1.RouteResponse\x12+\n\x06served\x18\x03 \x01(\x0b\x32\x1b.lorauter.gateway.v1.Served\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x1a.lorauter.gateway.v1.Usage\x12\x38\n\rfinish_reason\x18\x05 \x01(\x0e\x32!.lorauter.gateway.v1.FinishReason\"\xed\x01\n\x16GenerateStreamResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x33\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32!.lorauter.router.v1.RouteResponse\x12+\n\x06served\x18\x03 \x01(\x0b\x32\x1b.lorauter.gateway.v1.Served\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x1a.lorauter.gateway.v1.Usage\x12\x38\n\rfinish_reason\x18\x05 \x01(\x0e\x32!.lorauter.gateway.v1.FinishReason*\x8a\x01\n\x0b\x43omposition\x12\x1b\n\x17\x43OMPOSITION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43OMPOSITION_EXACT\x10\x01\x12\x19\n\x15\x43OMPOSITION_COMPOSITE\x10\x02\x12\x16\n\x12\x43OMPOSITION_SINGLE\x10\x03\x12\x14\n\x10\x43OMPOSITION_BASE\x10\x04*\x85\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46INISH_REASON_EOS_TOKEN\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x03\x32\xd0\x01\n\x0eGatewayService\x12W\n\x08Generate\x12$.lorauter.gateway.v1.GenerateRequest\x1a%.lorauter.gateway.v1.GenerateResponse\x12\x65\n\x0eGenerateStream\x12$.lorauter.gateway.v1.GenerateRequest\x1a+.lorauter.gateway.v1.GenerateStreamResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lorauter/gateway/v1/gateway.proto\x12\x13lorauter.gateway.v1\x1a\x1florauter/access/v1/access.proto\x1a\x1florauter/router/v1/router.proto\"\xb4\x02\n\x14GenerationParameters\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\tdo_sample\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x06\x88\x01\x01\x12\x0c\n\x04stop\x18\x08 \x03(\tB\x11\n\x0f_max_new_tokensB\x0c\n\n_do_sampleB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\x81\x02\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x31\n\x08messages\x18\x02 \x03(\x0b\x32\x1f.lorauter.router.v1.ChatMessage\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12=\n\nparameters\x18\x04 \x01(\x0b\x32).lorauter.gateway.v1.GenerationParameters\x12\x11\n\x07\x61\x64\x61pter\x18\x05 \x01(\tH\x00\x12\x0e\n\x04\x62\x61se\x18\x06 \x01(\x08H\x00\x12\x31\n\x07routing\x18\x07 \x01(\x0b\x32 .lorauter.router.v1.RouteRequestB\x08\n\x06target\"\xdf\x01\n\x06Served\x12\x12\n\nbackend_id\x18\x01 \x01(\t\x12\x14\n\x0c\x62\x61\x63kend_kind\x18\x02 \x01(\t\x12\x35\n\x0b\x63omposition\x18\x03 \x01(\x0e\x32 .lorauter.gateway.v1.Composition\x12\x35\n\x08\x61\x64\x61pters\x18\x04 \x03(\x0b\x32#.lorauter.router.v1.WeightedAdapter\x12\x17\n\x0f\x64\x65graded_reason\x18\x05 \x01(\t\x12\x13\n\x0bserved_name\x18\x06 \x01(\t\x12\x0f\n\x07replica\x18\x07 \x01(\t\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\"\xe7\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x33\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32!.lorauter.router.v1.RouteResponse\x12+\n\x06served\x18\x03 \x01(\x0b\x32\x1b.lorauter.gateway.v1.Served\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x1a.lorauter.gateway.v1.Usage\x12\x38\n\rfinish_reason\x18\x05 \x01(\x0e\x32!.lorauter.gateway.v1.FinishReason\"\xed\x01\n\x16GenerateStreamResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x33\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32!.lorauter.router.v1.RouteResponse\x12+\n\x06served\x18\x03 \x01(\x0b\x32\x1b.lorauter.gateway.v1.Served\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x1a.lorauter.gateway.v1.Usage\x12\x38\n\rfinish_reason\x18\x05 \x01(\x0e\x32!.lorauter.gateway.v1.FinishReason*\x8a\x01\n\x0b\x43omposition\x12\x1b\n\x17\x43OMPOSITION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43OMPOSITION_EXACT\x10\x01\x12\x19\n\x15\x43OMPOSITION_COMPOSITE\x10\x02\x12\x16\n\x12\x43OMPOSITION_SINGLE\x10\x03\x12\x14\n\x10\x43OMPOSITION_BASE\x10\x04*\x85\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46INISH_REASON_EOS_TOKEN\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x03\x32\xdc\x01\n\x0eGatewayService\x12]\n\x08Generate\x12$.lorauter.gateway.v1.GenerateRequest\x1a%.lorauter.gateway.v1.GenerateResponse\"\x04\x88\xb5\x18\x04\x12k\n\x0eGenerateStream\x12$.lorauter.gateway.v1.GenerateRequest\x1a+.lorauter.gateway.v1.GenerateStreamResponse\"\x04\x88\xb5\x18\x04\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lorauter.gateway.v1.gateway_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COMPOSITION']._serialized_start=1422
-  _globals['_COMPOSITION']._serialized_end=1560
-  _globals['_FINISHREASON']._serialized_start=1563
-  _globals['_FINISHREASON']._serialized_end=1696
-  _globals['_GENERATIONPARAMETERS']._serialized_start=92
-  _globals['_GENERATIONPARAMETERS']._serialized_end=400
-  _globals['_GENERATEREQUEST']._serialized_start=403
-  _globals['_GENERATEREQUEST']._serialized_end=660
-  _globals['_SERVED']._serialized_start=663
-  _globals['_SERVED']._serialized_end=886
-  _globals['_USAGE']._serialized_start=888
-  _globals['_USAGE']._serialized_end=945
-  _globals['_GENERATERESPONSE']._serialized_start=948
-  _globals['_GENERATERESPONSE']._serialized_end=1179
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1182
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1419
-  _globals['_GATEWAYSERVICE']._serialized_start=1699
-  _globals['_GATEWAYSERVICE']._serialized_end=1907
+  _globals['_GATEWAYSERVICE'].methods_by_name['Generate']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['Generate']._serialized_options = b'\210\265\030\004'
+  _globals['_GATEWAYSERVICE'].methods_by_name['GenerateStream']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['GenerateStream']._serialized_options = b'\210\265\030\004'
+  _globals['_COMPOSITION']._serialized_start=1455
+  _globals['_COMPOSITION']._serialized_end=1593
+  _globals['_FINISHREASON']._serialized_start=1596
+  _globals['_FINISHREASON']._serialized_end=1729
+  _globals['_GENERATIONPARAMETERS']._serialized_start=125
+  _globals['_GENERATIONPARAMETERS']._serialized_end=433
+  _globals['_GENERATEREQUEST']._serialized_start=436
+  _globals['_GENERATEREQUEST']._serialized_end=693
+  _globals['_SERVED']._serialized_start=696
+  _globals['_SERVED']._serialized_end=919
+  _globals['_USAGE']._serialized_start=921
+  _globals['_USAGE']._serialized_end=978
+  _globals['_GENERATERESPONSE']._serialized_start=981
+  _globals['_GENERATERESPONSE']._serialized_end=1212
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1215
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1452
+  _globals['_GATEWAYSERVICE']._serialized_start=1732
+  _globals['_GATEWAYSERVICE']._serialized_end=1952
 # @@protoc_insertion_point(module_scope)

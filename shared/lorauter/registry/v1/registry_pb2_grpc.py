@@ -218,10 +218,25 @@ class RegistryServiceStub:
                 request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListApiKeysRequest.SerializeToString,
                 response_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListApiKeysResponse.FromString,
                 _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/lorauter.registry.v1.RegistryService/RotateApiKey',
+                request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.CreateApiKeyResponse.FromString,
+                _registered_method=True)
         self.RevokeApiKey = channel.unary_unary(
                 '/lorauter.registry.v1.RegistryService/RevokeApiKey',
                 request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.RevokeApiKeyRequest.SerializeToString,
                 response_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ApiKey.FromString,
+                _registered_method=True)
+        self.WhoAmI = channel.unary_unary(
+                '/lorauter.registry.v1.RegistryService/WhoAmI',
+                request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.WhoAmIRequest.SerializeToString,
+                response_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.Caller.FromString,
+                _registered_method=True)
+        self.ListAuditEntries = channel.unary_unary(
+                '/lorauter.registry.v1.RegistryService/ListAuditEntries',
+                request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.SerializeToString,
+                response_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.FromString,
                 _registered_method=True)
         self.ProposePoolManifest = channel.unary_unary(
                 '/lorauter.registry.v1.RegistryService/ProposePoolManifest',
@@ -498,21 +513,44 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateApiKey(self, request, context):
-        """Creates an API key. UNIMPLEMENTED until access control ships.
+        """Creates an API key. Its secret is in the answer and nowhere else.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListApiKeys(self, request, context):
-        """Lists API keys. UNIMPLEMENTED until access control ships.
+        """Lists the keys of the caller's tenant, or of all tenants to a key that may act
+        for others; newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """Makes a new key that is like an old one, which goes on to work for a while.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """Revokes an API key. UNIMPLEMENTED until access control ships.
+        """Revokes an API key. Services refuse it within seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WhoAmI(self, request, context):
+        """Returns whom the key of this very call belongs to and what it allows. Routers
+        and gateways check the keys of their callers by it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditEntries(self, request, context):
+        """Lists accepted writes with the keys that made them, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -727,10 +765,25 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListApiKeysRequest.FromString,
                     response_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListApiKeysResponse.SerializeToString,
             ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.CreateApiKeyResponse.SerializeToString,
+            ),
             'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeApiKey,
                     request_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.RevokeApiKeyRequest.FromString,
                     response_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ApiKey.SerializeToString,
+            ),
+            'WhoAmI': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhoAmI,
+                    request_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.WhoAmIRequest.FromString,
+                    response_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.Caller.SerializeToString,
+            ),
+            'ListAuditEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEntries,
+                    request_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.FromString,
+                    response_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.SerializeToString,
             ),
             'ProposePoolManifest': grpc.unary_unary_rpc_method_handler(
                     servicer.ProposePoolManifest,
@@ -1718,6 +1771,33 @@ class RegistryService:
             _registered_method=True)
 
     @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorauter.registry.v1.RegistryService/RotateApiKey',
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.RotateApiKeyRequest.SerializeToString,
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.CreateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RevokeApiKey(request,
             target,
             options=(),
@@ -1734,6 +1814,60 @@ class RegistryService:
             '/lorauter.registry.v1.RegistryService/RevokeApiKey',
             lorauter_dot_registry_dot_v1_dot_registry__pb2.RevokeApiKeyRequest.SerializeToString,
             lorauter_dot_registry_dot_v1_dot_registry__pb2.ApiKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhoAmI(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorauter.registry.v1.RegistryService/WhoAmI',
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.WhoAmIRequest.SerializeToString,
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.Caller.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lorauter.registry.v1.RegistryService/ListAuditEntries',
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.ListAuditEntriesRequest.SerializeToString,
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.ListAuditEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

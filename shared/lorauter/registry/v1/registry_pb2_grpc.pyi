@@ -126,11 +126,21 @@ class RegistryServiceStub:
     some days, and one is there seconds after it was made.
     """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateApiKeyRequest, _registry_pb2.CreateApiKeyResponse]
-    """Creates an API key. UNIMPLEMENTED until access control ships."""
+    """Creates an API key. Its secret is in the answer and nowhere else."""
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListApiKeysRequest, _registry_pb2.ListApiKeysResponse]
-    """Lists API keys. UNIMPLEMENTED until access control ships."""
+    """Lists the keys of the caller's tenant, or of all tenants to a key that may act
+    for others; newest first.
+    """
+    RotateApiKey: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RotateApiKeyRequest, _registry_pb2.CreateApiKeyResponse]
+    """Makes a new key that is like an old one, which goes on to work for a while."""
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevokeApiKeyRequest, _registry_pb2.ApiKey]
-    """Revokes an API key. UNIMPLEMENTED until access control ships."""
+    """Revokes an API key. Services refuse it within seconds."""
+    WhoAmI: _grpc.UnaryUnaryMultiCallable[_registry_pb2.WhoAmIRequest, _registry_pb2.Caller]
+    """Returns whom the key of this very call belongs to and what it allows. Routers
+    and gateways check the keys of their callers by it.
+    """
+    ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAuditEntriesRequest, _registry_pb2.ListAuditEntriesResponse]
+    """Lists accepted writes with the keys that made them, newest first."""
     ProposePoolManifest: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ProposePoolManifestRequest, _registry_pb2.PoolManifest]
     """Proposes what a pool's TGI instances load at start-up. It changes nothing that
     is served; the same proposal again is the same manifest. Before anything is
@@ -243,11 +253,21 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     some days, and one is there seconds after it was made.
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateApiKeyRequest, _registry_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """Creates an API key. UNIMPLEMENTED until access control ships."""
+    """Creates an API key. Its secret is in the answer and nowhere else."""
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListApiKeysRequest, _registry_pb2.ListApiKeysResponse]  # type: ignore[assignment]
-    """Lists API keys. UNIMPLEMENTED until access control ships."""
+    """Lists the keys of the caller's tenant, or of all tenants to a key that may act
+    for others; newest first.
+    """
+    RotateApiKey: _aio.UnaryUnaryMultiCallable[_registry_pb2.RotateApiKeyRequest, _registry_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
+    """Makes a new key that is like an old one, which goes on to work for a while."""
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevokeApiKeyRequest, _registry_pb2.ApiKey]  # type: ignore[assignment]
-    """Revokes an API key. UNIMPLEMENTED until access control ships."""
+    """Revokes an API key. Services refuse it within seconds."""
+    WhoAmI: _aio.UnaryUnaryMultiCallable[_registry_pb2.WhoAmIRequest, _registry_pb2.Caller]  # type: ignore[assignment]
+    """Returns whom the key of this very call belongs to and what it allows. Routers
+    and gateways check the keys of their callers by it.
+    """
+    ListAuditEntries: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAuditEntriesRequest, _registry_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
+    """Lists accepted writes with the keys that made them, newest first."""
     ProposePoolManifest: _aio.UnaryUnaryMultiCallable[_registry_pb2.ProposePoolManifestRequest, _registry_pb2.PoolManifest]  # type: ignore[assignment]
     """Proposes what a pool's TGI instances load at start-up. It changes nothing that
     is served; the same proposal again is the same manifest. Before anything is
@@ -561,7 +581,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CreateApiKeyResponse, _abc.Awaitable[_registry_pb2.CreateApiKeyResponse]]:
-        """Creates an API key. UNIMPLEMENTED until access control ships."""
+        """Creates an API key. Its secret is in the answer and nowhere else."""
 
     @_abc_1.abstractmethod
     def ListApiKeys(
@@ -569,7 +589,17 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListApiKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListApiKeysResponse, _abc.Awaitable[_registry_pb2.ListApiKeysResponse]]:
-        """Lists API keys. UNIMPLEMENTED until access control ships."""
+        """Lists the keys of the caller's tenant, or of all tenants to a key that may act
+        for others; newest first.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateApiKey(
+        self,
+        request: _registry_pb2.RotateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.CreateApiKeyResponse, _abc.Awaitable[_registry_pb2.CreateApiKeyResponse]]:
+        """Makes a new key that is like an old one, which goes on to work for a while."""
 
     @_abc_1.abstractmethod
     def RevokeApiKey(
@@ -577,7 +607,25 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.RevokeApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ApiKey, _abc.Awaitable[_registry_pb2.ApiKey]]:
-        """Revokes an API key. UNIMPLEMENTED until access control ships."""
+        """Revokes an API key. Services refuse it within seconds."""
+
+    @_abc_1.abstractmethod
+    def WhoAmI(
+        self,
+        request: _registry_pb2.WhoAmIRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Caller, _abc.Awaitable[_registry_pb2.Caller]]:
+        """Returns whom the key of this very call belongs to and what it allows. Routers
+        and gateways check the keys of their callers by it.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditEntries(
+        self,
+        request: _registry_pb2.ListAuditEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListAuditEntriesResponse, _abc.Awaitable[_registry_pb2.ListAuditEntriesResponse]]:
+        """Lists accepted writes with the keys that made them, newest first."""
 
     @_abc_1.abstractmethod
     def ProposePoolManifest(

@@ -1,0 +1,134 @@
+"""Checks keys with the registry, and remembers for a while what it said."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import grpc
+
+from lorauter.access import Caller, Scope
+from lorauter.client import AsyncClient
+from lorauter.errors import Exhausted, LorauterError, Unauthenticated, Unavailable
+from lorauter.registry.v1.registry_pb2 import Caller as CallerMessage
+from lorauter.registry.v1.registry_pb2 import WhoAmIRequest
+from lorauter.server.access import presented_in
+from lorauter.telemetry import get_logger
+
+FRESH_SECONDS = 2.0
+"""How long an answer of the registry is taken for today's."""
+
+STALE_SECONDS = 4.0
+"""Until when it is used while a newer one is fetched: a revoked key is refused after that."""
+
+AWAY_SECONDS = 600.0
+"""How long a known key is good while the registry is away."""
+
+_MOST_KNOWN = 10_000
+_MOST_ASKING = 64
+_TIMEOUT_SECONDS = 5.0
+_PATH = "/lorauter.registry.v1.RegistryService/WhoAmI"
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the registry said of a key; ``caller`` or ``refusal`` is there."""
+
+    caller: Caller | None
+    refusal: Unauthenticated | None
+    at: float
+
+    def answer(self) -> Caller:
+        if self.refusal is not None:
+            raise Unauthenticated(self.refusal.reason, self.refusal.message, **self.refusal.metadata)
+        assert self.caller is not None
+        if self.caller.expires is not None and self.caller.expires <= time.time():
+            raise Unauthenticated("KEY_EXPIRED", "the key has expired: ask for another one")
+        return self.caller
+
+
+class RemoteKeys:
+    """A Gate that asks the registry. Belongs to one event loop.
+
+    Keys that it does not know are refused as KEYS_UNAVAILABLE while the registry is away; those that it
+    knows stay good for AWAY_SECONDS. Forged keys are remembered as such too, within the same bound.
+    """
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._transport = client.registry.transport
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[_Known]] = {}
+
+    async def admit(self, authorization: str) -> Caller:
+        """See Gate."""
+        presented = presented_in(authorization)
+        known = self._known.get(presented.digest)
+        age = time.monotonic() - known.at if known else float("inf")
+        if known is not None and age < STALE_SECONDS:
+            if age >= FRESH_SECONDS:
+                self._ask(presented.digest, authorization)
+            return known.answer()
+        try:
+            return (await asyncio.shield(self._ask(presented.digest, authorization))).answer()
+        except Unavailable:
+            if known is None or age >= AWAY_SECONDS:
+                raise
+            return known.answer()
+
+    def _ask(self, digest: bytes, authorization: str) -> asyncio.Task[_Known]:
+        """Returns the question about a key that is under way, or begins one."""
+        task = self._asking.get(digest)
+        if task is None:
+            if len(self._asking) >= _MOST_ASKING:
+                raise Exhausted("TOO_MANY_KEYS", "too many keys are being checked: retry in a moment")
+            task = asyncio.create_task(self._look_up(digest, authorization))
+            self._asking[digest] = task
+            task.add_done_callback(lambda done: self._asked(digest, done))
+        return task
+
+    def _asked(self, digest: bytes, done: asyncio.Task[_Known]) -> None:
+        self._asking.pop(digest, None)
+        if not done.cancelled() and isinstance(error := done.exception(), LorauterError):
+            _log.warning("access.keys.unavailable", reason=error.reason)
+
+    async def _look_up(self, digest: bytes, authorization: str) -> _Known:
+        caller: Caller | None = None
+        refusal: Unauthenticated | None = None
+        try:
+            message = await self._transport.unary(
+                _PATH,
+                WhoAmIRequest(),
+                CallerMessage,
+                idempotent=True,
+                timeout_seconds=_TIMEOUT_SECONDS,
+                metadata=(("authorization", authorization),),
+            )
+            caller = to_caller(message)
+        except Unauthenticated as error:
+            refusal = error
+        except (LorauterError, grpc.RpcError):
+            raise Unavailable(
+                "KEYS_UNAVAILABLE", "the registry cannot be asked about the key: retry"
+            ) from None
+        known = _Known(caller, refusal, time.monotonic())
+        self._known[digest] = known
+        self._known.move_to_end(digest)
+        while len(self._known) > _MOST_KNOWN:
+            self._known.popitem(last=False)
+        return known
+
+
+def to_caller(message: CallerMessage) -> Caller:
+    """Returns the caller that the registry describes."""
+    return Caller(
+        tenant=message.tenant,
+        scopes=frozenset(Scope(scope) for scope in message.scopes),
+        key_id=message.key_id,
+        any_tenant=message.any_tenant,
+        expires=message.expire_time.ToNanoseconds() / 1e9 if message.HasField("expire_time") else None,
+        requests_per_minute=message.requests_per_minute,
+        tokens_per_minute=message.tokens_per_minute,
+    )
