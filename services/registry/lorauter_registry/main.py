@@ -18,6 +18,7 @@ from lorauter.server.grpc import GrpcServer
 from lorauter.server.run import serve
 from lorauter.store import create_engine
 from lorauter.store.migrate import downgrade, migrate
+from lorauter.store.schema import refuse_other_schema
 from lorauter.telemetry import configure_logging, get_logger
 from lorauter_registry.adapters.folders import RootedFolders
 from lorauter_registry.adapters.hub import HuggingFaceHub
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     settings = Settings.load()
     configure_logging("registry", settings.log_level, settings.log_format)
+    refuse_other_schema(str(settings.database_url))
     asyncio.run(run(settings))
 
 

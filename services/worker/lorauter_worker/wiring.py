@@ -21,6 +21,7 @@ from lorauter.lora.composites import CompositeStore
 from lorauter.lora.store import AdapterStore
 from lorauter.store import create_engine
 from lorauter.store.manifest_rows import Layouts
+from lorauter.store.schema import refuse_other_schema
 from lorauter.telemetry import configure_logging, get_logger
 from lorauter_worker import telemetry
 from lorauter_worker.adapters.celery_wakeups import CeleryWakeups
@@ -61,6 +62,7 @@ def run(settings: Settings) -> int:
     """
     _configure_logs(settings)
     _log.info("worker.starting", **settings.redacted())
+    refuse_other_schema(str(settings.database_url))
     app = create_app(str(settings.redis_url), settings.drain_seconds)
     register_tasks(app, lambda: build_child(settings, app))
     if "index" in settings.queues:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from alembic.util import CommandError
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from lorauter.errors import InvalidArgument
+from lorauter.store.schema import newer_schema, revisions
 from lorauter.store.session import create_engine, translated_errors
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -23,7 +25,8 @@ _LOCK = 0x10_4A_07E4
 def migrate(url: str, revision: str = "head") -> None:
     """Upgrades the schema to ``revision`` in one transaction; does nothing if it is there already.
 
-    Raises InvalidArgument (UNKNOWN_REVISION) or Unavailable (DATABASE_UNAVAILABLE).
+    Raises InvalidArgument (UNKNOWN_REVISION), FailedPrecondition (SCHEMA_NEWER) if a newer lorauter migrated
+    the database, or Unavailable (DATABASE_UNAVAILABLE).
     """
     with _config(url) as config:
         command.upgrade(config, revision)
@@ -32,7 +35,8 @@ def migrate(url: str, revision: str = "head") -> None:
 def downgrade(url: str, revision: str) -> None:
     """Takes the schema back to ``revision`` (``base``: nothing is left) in one transaction.
 
-    Raises InvalidArgument (UNKNOWN_REVISION) or Unavailable (DATABASE_UNAVAILABLE).
+    Raises InvalidArgument (UNKNOWN_REVISION), FailedPrecondition (SCHEMA_NEWER) if a newer lorauter migrated
+    the database, or Unavailable (DATABASE_UNAVAILABLE).
     """
     with _config(url) as config:
         command.downgrade(config, revision)
@@ -47,8 +51,15 @@ def _config(url: str) -> Iterator[Config]:
             config = Config()
             config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
             config.attributes["connection"] = connection
+            _refuse_newer(connection)
             yield config
     except CommandError as error:
         raise InvalidArgument("UNKNOWN_REVISION", f"{error}: name a revision of this version") from None
     finally:
         engine.dispose()
+
+
+def _refuse_newer(connection: Connection) -> None:
+    for found in MigrationContext.configure(connection).get_current_heads():
+        if found not in revisions():
+            raise newer_schema(found)

@@ -1,0 +1,75 @@
+"""Says whether a database's schema is the one that this code was written for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from sqlalchemy import Engine, inspect, text
+
+from lorauter.errors import FailedPrecondition, Unavailable
+from lorauter.store.session import create_engine, translated_errors
+
+_VERSIONS = Path(__file__).parent / "migrations" / "versions"
+
+
+def revisions() -> list[str]:
+    """Returns the revisions that this code knows, oldest first."""
+    return sorted(path.name.partition("_")[0] for path in _VERSIONS.glob("[0-9]*_*.py"))
+
+
+def check_schema(engine: Engine) -> None:
+    """Returns if the schema is at the newest revision that this code knows.
+
+    Raises FailedPrecondition: SCHEMA_NEWER if a newer lorauter migrated the database, SCHEMA_OLDER if it
+    waits to be migrated; Unavailable (DATABASE_UNAVAILABLE).
+    """
+    known, found = revisions(), read_revision(engine)
+    if found == known[-1]:
+        return
+    if found and found not in known:
+        raise newer_schema(found)
+    raise FailedPrecondition(
+        "SCHEMA_OLDER",
+        f"DATABASE_URL: the database is {f'at revision {found}' if found else 'empty'}, this lorauter needs "
+        f"{known[-1]}: run `lorauter-registry migrate`, then start it again",
+    )
+
+
+def refuse_other_schema(url: str) -> None:
+    """Ends a process that starts, with status 2 and a message, if check_schema() refuses its database.
+
+    A PostgreSQL that is away refuses nothing. No connection is left, so that the process may fork.
+    """
+    engine = create_engine(url, pool_size=1)
+    try:
+        check_schema(engine)
+    except Unavailable:
+        return
+    except FailedPrecondition as error:
+        print(f"{error.message} ({error.reason})", file=sys.stderr)
+        raise SystemExit(2) from None
+    finally:
+        engine.dispose()
+
+
+def newer_schema(found: str) -> FailedPrecondition:
+    """Returns the error for a database at a revision that this code does not know."""
+    newest = revisions()[-1]
+    return FailedPrecondition(
+        "SCHEMA_NEWER",
+        f"DATABASE_URL: the database is at revision {found}, this lorauter knows up to {newest}: a newer one "
+        "migrated it. Start that one, or go back with its own "
+        f"`lorauter-registry migrate --down --to {newest}` first",
+    )
+
+
+def read_revision(engine: Engine) -> str:
+    """Returns the revision that a database is at, empty before its first migration.
+
+    Raises Unavailable (DATABASE_UNAVAILABLE).
+    """
+    with translated_errors(), engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return ""
+        return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or "")
