@@ -18,7 +18,7 @@ from lorauter.server.grpc import GrpcServer
 from lorauter.server.run import serve
 from lorauter.store import create_engine
 from lorauter.store.migrate import downgrade, migrate
-from lorauter.store.schema import refuse_other_schema
+from lorauter.store.schema import refuse_other_schema, wait_for_schema
 from lorauter.telemetry import configure_logging, get_logger
 from lorauter_registry.adapters.folders import RootedFolders
 from lorauter_registry.adapters.hub import HuggingFaceHub
@@ -39,9 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = commands.add_parser("migrate", help="bring the schema of DATABASE_URL to a revision")
     command.add_argument("--to", default="head", metavar="REV", help="the revision (default: the newest)")
     command.add_argument("--down", action="store_true", help="go back to REV; `base` drops all tables")
+    command.add_argument(
+        "--wait", type=float, metavar="SECONDS", help="change nothing; wait until somebody else has migrated"
+    )
     options = parser.parse_args(arguments)
     if options.command == "migrate":
-        _migrate(options.to, options.down)
+        _migrate(options.to, options.down, options.wait)
         return
     settings = Settings.load()
     configure_logging("registry", settings.log_level, settings.log_format)
@@ -99,10 +102,13 @@ def assembled(settings: Settings) -> Iterator[Assembly]:
         engine.dispose()
 
 
-def _migrate(revision: str, down: bool) -> None:
+def _migrate(revision: str, down: bool, wait: float | None) -> None:
     url = str(DatabaseSettings.load().database_url)
     try:
-        (downgrade if down else migrate)(url, revision)
+        if wait is not None:
+            wait_for_schema(url, wait)
+        else:
+            (downgrade if down else migrate)(url, revision)
     except LorauterError as error:
         raise SystemExit(f"lorauter-registry migrate: {error.message}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 from sqlalchemy import Engine, inspect, text
@@ -11,6 +12,7 @@ from lorauter.errors import FailedPrecondition, Unavailable
 from lorauter.store.session import create_engine, translated_errors
 
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"
+_LOOK_SECONDS = 0.5
 
 
 def revisions() -> list[str]:
@@ -49,6 +51,27 @@ def refuse_other_schema(url: str) -> None:
     except FailedPrecondition as error:
         print(f"{error.message} ({error.reason})", file=sys.stderr)
         raise SystemExit(2) from None
+    finally:
+        engine.dispose()
+
+
+def wait_for_schema(url: str, seconds: float) -> None:
+    """Returns once somebody else has brought the schema to what check_schema() asks for.
+
+    Raises FailedPrecondition: SCHEMA_NEWER at once, SCHEMA_OLDER after ``seconds``; Unavailable
+    (DATABASE_UNAVAILABLE) after as long.
+    """
+    engine = create_engine(url, pool_size=1)
+    deadline = time.monotonic() + seconds
+    try:
+        while True:
+            try:
+                check_schema(engine)
+                return
+            except (FailedPrecondition, Unavailable) as error:
+                if error.reason == "SCHEMA_NEWER" or time.monotonic() > deadline:
+                    raise
+            time.sleep(_LOOK_SECONDS)
     finally:
         engine.dispose()
 
