@@ -7,6 +7,8 @@ import sys
 
 import structlog
 
+from lorauter import tracing
+
 Logger = structlog.stdlib.BoundLogger
 
 
@@ -14,6 +16,7 @@ def configure_logging(service: str, level: str = "info", log_format: str = "json
     """Sends all logs, the standard library's too, to stderr as one line each."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _in_trace,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
@@ -40,6 +43,15 @@ def configure_logging(service: str, level: str = "info", log_format: str = "json
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
+
+
+def _in_trace(
+    _: object, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Names the trace and the span that a line was written in."""
+    if (found := tracing.ids()) is not None:
+        event["trace_id"], event["span_id"] = found
+    return event
 
 
 def get_logger(name: str) -> Logger:

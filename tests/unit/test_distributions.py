@@ -23,6 +23,7 @@ EXTRA_OF_FOLDER = {
     "compositions_wanted.py": {"server"},
     "decisions.py": {"server"},
     "telemetry.py": {"server"},
+    "tracing_otel.py": {"server"},
     "routing": {"core"},
     "manifests": {"core"},
     "matching": {"core"},

@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from lorauter.server.grpc import GrpcServer
+from lorauter.server.traces import http_traces
 from lorauter.settings import ServiceSettings
 from lorauter.telemetry import get_logger
 
@@ -80,7 +81,7 @@ class _HttpServer:
         self.port = int(self._socket.getsockname()[1])
         self._server = _Uvicorn(
             uvicorn.Config(
-                app,
+                http_traces(app),
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,
