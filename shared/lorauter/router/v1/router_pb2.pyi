@@ -178,17 +178,22 @@ class RouteRequest(_message.Message):
     query: _builtins.str
     """The text to route, at most 1 MiB in UTF-8. Exclusive with `messages`."""
     pool: _builtins.str
-    """The pool to route in. Empty: the only pool there is, else INVALID_ARGUMENT."""
+    """The pool to route in. Empty: the tenant's only pool, or, where it has none,
+    the only public one; else INVALID_ARGUMENT.
+    """
     strategy: _builtins.str
     """The strategy's name: `default` (also when empty), `paper` or `paper_tuned`."""
     max_adapters: _builtins.int
     """The most adapters in the weighted set, 1 to 16. 0 means 3."""
     tenant: _builtins.str
-    """The tenant to act for. Only keys that may act for others can set it."""
+    """The tenant to act for. Only keys that may act for others can set it. The
+    query counts as that tenant's, also in a public pool.
+    """
     min_generation: _builtins.str
-    """The decision must be of this generation or a later one. When it is not
-    reached within the deadline (at most 5 s): FAILED_PRECONDITION with reason
-    GENERATION_NOT_REACHED.
+    """The decision must be of this generation or a later one, of the tenant whose
+    pool is routed in; another tenant's is INVALID_ARGUMENT with reason
+    FOREIGN_GENERATION. When it is not reached within the deadline (at most 5 s):
+    FAILED_PRECONDITION with reason GENERATION_NOT_REACHED.
     """
     explain: _builtins.bool
     """Whether to fill `explanation`."""
@@ -776,6 +781,7 @@ class RouteResponse(_message.Message):
     ENCODER_DIGEST_FIELD_NUMBER: _builtins.int
     MEASURED_FIELD_NUMBER: _builtins.int
     RUNNERS_UP_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.str
     """Names this decision in logs, headers and replays."""
     typicality: _builtins.float
@@ -787,7 +793,7 @@ class RouteResponse(_message.Message):
     action_reason: _builtins.str
     """Why, in a sentence for people."""
     generation: _builtins.str
-    """The generation the decision is of."""
+    """The generation of the pool's tenant that the decision is of."""
     profile_digest: _builtins.str
     """The digest of the routing profile that was used."""
     stale: _builtins.bool
@@ -807,6 +813,8 @@ class RouteResponse(_message.Message):
     a composition that beat the best single adapter. Gateways serve `best_single`
     in place of a weighted set that was not.
     """
+    tenant: _builtins.str
+    """The tenant whose pool was routed in: the caller's, or `public`."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightedAdapter]:
         """The weighted set, largest weight first. Empty when the base is to be served."""
@@ -855,10 +863,11 @@ class RouteResponse(_message.Message):
         encoder_digest: _builtins.str = ...,
         measured: _builtins.bool = ...,
         runners_up: _abc.Iterable[Global___BestSingle] | None = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["best_single", b"best_single", "explanation", b"explanation", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "action_reason", b"action_reason", "adapters", b"adapters", "best_single", b"best_single", "decision_id", b"decision_id", "encoder_digest", b"encoder_digest", "explanation", b"explanation", "generation", b"generation", "measured", b"measured", "pool", b"pool", "profile_digest", b"profile_digest", "runners_up", b"runners_up", "search", b"search", "stale", b"stale", "strategy", b"strategy", "tasks", b"tasks", "timings", b"timings", "typicality", b"typicality"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "action_reason", b"action_reason", "adapters", b"adapters", "best_single", b"best_single", "decision_id", b"decision_id", "encoder_digest", b"encoder_digest", "explanation", b"explanation", "generation", b"generation", "measured", b"measured", "pool", b"pool", "profile_digest", b"profile_digest", "runners_up", b"runners_up", "search", b"search", "stale", b"stale", "strategy", b"strategy", "tasks", b"tasks", "tenant", b"tenant", "timings", b"timings", "typicality", b"typicality"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -873,7 +882,7 @@ class RouteBatchRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteRequest]:
-        """1 to 256 requests. `min_generation` is taken from the strictest."""
+        """1 to 256 requests. `min_generation` is taken from the strictest of a tenant."""
 
     def __init__(
         self,
@@ -897,7 +906,7 @@ class RouteBatchResponse(_message.Message):
     RESPONSES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteResponse]:
-        """One decision for each request, all of one generation."""
+        """One decision for each request; all in one tenant's pools are of one generation."""
 
     def __init__(
         self,
@@ -1005,7 +1014,9 @@ class ReplayRequest(_message.Message):
     ENCODER_DIGEST_FIELD_NUMBER: _builtins.int
     CONSTANTS_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
-    """The pool. Empty: the only pool there is, else INVALID_ARGUMENT."""
+    """The pool. Empty: the tenant's only pool, or, where it has none, the only
+    public one; else INVALID_ARGUMENT.
+    """
     encoder_digest: _builtins.str
     """The digest of the encoder of their vectors. Where another one is served:
     FAILED_PRECONDITION with reason ENCODER_CHANGED. Empty: not checked.
@@ -1069,16 +1080,22 @@ class GetSnapshotRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POOL_FIELD_NUMBER: _builtins.int
+    ALL_TENANTS_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """Only this pool. Empty: all pools."""
+    all_tenants: _builtins.bool
+    """Whether to show the pools of all tenants, as gateways need them. Only for
+    keys that may act for others, and not together with `pool`.
+    """
     def __init__(
         self,
         *,
         pool: _builtins.str = ...,
+        all_tenants: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_tenants", b"all_tenants", "pool", b"pool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1104,7 +1121,9 @@ class Backend(_message.Message):
     kind: _builtins.str
     """What it speaks: `engine`, `tgi` or `vllm`."""
     url: _builtins.str
-    """Its base URL."""
+    """Its base URL. Empty for callers of another tenant than the pool's whose keys
+    may not act for others.
+    """
     draining: _builtins.bool
     """Whether it takes no new requests."""
     adapter_slots: _builtins.int
@@ -1118,7 +1137,9 @@ class Backend(_message.Message):
     max_concurrent_requests: _builtins.int
     """Requests that it works on at a time. 0: not known."""
     adapters_path: _builtins.str
-    """Where it finds the adapter store, for kinds that load by path."""
+    """Where it finds the adapter store, for kinds that load by path. Empty where the
+    URL is.
+    """
     shards: _builtins.int
     """Number of tensor-parallel shards. 0 means 1."""
     def __init__(
@@ -1275,6 +1296,10 @@ class PoolSnapshot(_message.Message):
     PROFILE_DIGEST_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
     MANIFESTS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    ENCODER_DIGEST_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """The pool's id."""
     base_model: _builtins.str
@@ -1285,6 +1310,14 @@ class PoolSnapshot(_message.Message):
     """Number of adapters that may be served."""
     profile_digest: _builtins.str
     """The digest of the pool's routing profile."""
+    tenant: _builtins.str
+    """The tenant that the pool belongs to; `public` for a pool that all see."""
+    generation: _builtins.str
+    """The generation of that tenant that is served."""
+    stale: _builtins.bool
+    """Whether newer generations of that tenant may exist that cannot be read."""
+    encoder_digest: _builtins.str
+    """The digest of the encoder whose vectors that tenant's snapshot holds."""
     @_builtins.property
     def base_model_aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other names of the base model."""
@@ -1315,10 +1348,14 @@ class PoolSnapshot(_message.Message):
         profile_digest: _builtins.str = ...,
         serving: Global___ServingPolicy | None = ...,
         manifests: _abc.Iterable[Global___Manifest] | None = ...,
+        tenant: _builtins.str = ...,
+        generation: _builtins.str = ...,
+        stale: _builtins.bool = ...,
+        encoder_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_count", b"adapter_count", "backends", b"backends", "base_model", b"base_model", "base_model_aliases", b"base_model_aliases", "manifests", b"manifests", "pool", b"pool", "profile_digest", b"profile_digest", "serving", b"serving", "task_count", b"task_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_count", b"adapter_count", "backends", b"backends", "base_model", b"base_model", "base_model_aliases", b"base_model_aliases", "encoder_digest", b"encoder_digest", "generation", b"generation", "manifests", b"manifests", "pool", b"pool", "profile_digest", b"profile_digest", "serving", b"serving", "stale", b"stale", "task_count", b"task_count", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1335,14 +1372,18 @@ class GetSnapshotResponse(_message.Message):
     POOLS_FIELD_NUMBER: _builtins.int
     ENCODER_DIGEST_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
-    """The snapshot's generation."""
+    """The generation of the named pool's tenant, or else of the caller's own. Empty
+    where that has nothing published, and with `all_tenants`.
+    """
     stale: _builtins.bool
-    """Whether the index is out of reach, so newer generations may exist."""
+    """Whether newer generations may exist of any pool in `pools`."""
     encoder_digest: _builtins.str
-    """The digest of the encoder whose vectors the snapshot holds."""
+    """The digest of the encoder of `generation`; empty where that is."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolSnapshot]:
-        """The pools."""
+        """The pools, by tenant and name: the caller's own and the public ones that none
+        of these hides.
+        """
 
     def __init__(
         self,
@@ -1368,19 +1409,25 @@ class ResolveAdapterRequest(_message.Message):
 
     POOL_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
-    """The pool. Empty: the only pool there is, else INVALID_ARGUMENT."""
+    """The pool. Empty: the tenant's only pool, or, where it has none, the only
+    public one; else INVALID_ARGUMENT.
+    """
     adapter: _builtins.str
     """The adapter's id, optionally followed by `@` and a version or an alias."""
+    tenant: _builtins.str
+    """The tenant to act for. Only keys that may act for others can set it."""
     def __init__(
         self,
         *,
         pool: _builtins.str = ...,
         adapter: _builtins.str = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "pool", b"pool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "pool", b"pool", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1398,6 +1445,7 @@ class ResolveAdapterResponse(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """The pool the adapter belongs to."""
     adapter_id: _builtins.str
@@ -1407,9 +1455,11 @@ class ResolveAdapterResponse(_message.Message):
     digest: _builtins.str
     """The content address of its files."""
     generation: _builtins.str
-    """The generation this answer is of."""
+    """The generation of the pool's tenant that this answer is of."""
     rank: _builtins.int
     """Its LoRA rank; 0 where it is not known."""
+    tenant: _builtins.str
+    """The tenant that the pool belongs to: the caller's, or `public`."""
     def __init__(
         self,
         *,
@@ -1419,10 +1469,11 @@ class ResolveAdapterResponse(_message.Message):
         digest: _builtins.str = ...,
         generation: _builtins.str = ...,
         rank: _builtins.int = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "digest", b"digest", "generation", b"generation", "pool", b"pool", "rank", b"rank", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_id", b"adapter_id", "digest", b"digest", "generation", b"generation", "pool", b"pool", "rank", b"rank", "tenant", b"tenant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1437,22 +1488,26 @@ class ListServableAdaptersRequest(_message.Message):
     POOL_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """Only this pool. Empty: all pools."""
     page_size: _builtins.int
     """At most this many, 1 to 1,000; larger values are lowered. 0 means 100."""
     page_token: _builtins.str
     """The `next_page_token` of the page before."""
+    tenant: _builtins.str
+    """The tenant to act for. Only keys that may act for others can set it."""
     def __init__(
         self,
         *,
         pool: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "pool", b"pool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "pool", b"pool", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,8 +26,10 @@ if _version_not_supported:
 
 
 class RouterServiceStub:
-    """Resolves queries to weighted adapter sets on an immutable snapshot of the
-    registry. Every answer is computed from exactly one generation.
+    """Resolves queries to weighted adapter sets on immutable snapshots of the
+    registry. A caller sees the pools of its tenant and those of the tenant
+    `public`; of two with one name, its own. Every answer is computed from exactly
+    one generation of the pool's tenant.
     """
 
     def __init__(self, channel):
@@ -69,8 +71,10 @@ class RouterServiceStub:
 
 
 class RouterServiceServicer:
-    """Resolves queries to weighted adapter sets on an immutable snapshot of the
-    registry. Every answer is computed from exactly one generation.
+    """Resolves queries to weighted adapter sets on immutable snapshots of the
+    registry. A caller sees the pools of its tenant and those of the tenant
+    `public`; of two with one name, its own. Every answer is computed from exactly
+    one generation of the pool's tenant.
     """
 
     def Route(self, request, context):
@@ -159,8 +163,10 @@ def add_RouterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RouterService:
-    """Resolves queries to weighted adapter sets on an immutable snapshot of the
-    registry. Every answer is computed from exactly one generation.
+    """Resolves queries to weighted adapter sets on immutable snapshots of the
+    registry. A caller sees the pools of its tenant and those of the tenant
+    `public`; of two with one name, its own. Every answer is computed from exactly
+    one generation of the pool's tenant.
     """
 
     @staticmethod

@@ -27,8 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RouterServiceStub:
-    """Resolves queries to weighted adapter sets on an immutable snapshot of the
-    registry. Every answer is computed from exactly one generation.
+    """Resolves queries to weighted adapter sets on immutable snapshots of the
+    registry. A caller sees the pools of its tenant and those of the tenant
+    `public`; of two with one name, its own. Every answer is computed from exactly
+    one generation of the pool's tenant.
     """
 
     @_typing.overload
@@ -54,8 +56,10 @@ class RouterServiceStub:
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
-    """Resolves queries to weighted adapter sets on an immutable snapshot of the
-    registry. Every answer is computed from exactly one generation.
+    """Resolves queries to weighted adapter sets on immutable snapshots of the
+    registry. A caller sees the pools of its tenant and those of the tenant
+    `public`; of two with one name, its own. Every answer is computed from exactly
+    one generation of the pool's tenant.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -77,8 +81,10 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """Lists the adapters of the snapshot that may be served now."""
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Resolves queries to weighted adapter sets on an immutable snapshot of the
-    registry. Every answer is computed from exactly one generation.
+    """Resolves queries to weighted adapter sets on immutable snapshots of the
+    registry. A caller sees the pools of its tenant and those of the tenant
+    `public`; of two with one name, its own. Every answer is computed from exactly
+    one generation of the pool's tenant.
     """
 
     @_abc_1.abstractmethod
