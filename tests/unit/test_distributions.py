@@ -30,7 +30,7 @@ EXTRA_OF_FOLDER = {
     "matching": {"core"},
     "metrics": {"metrics"},
     "lora": {"lora"},
-    "encoder": {"encoder-export"},
+    "encoder": {"encoder", "encoder-export"},
     "index": {"index"},
     "store": {"store"},
 }
