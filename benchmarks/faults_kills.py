@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 
 from benchmarks.faults_changes import POOL, Caller, Crowd, Files, create_pools
-from benchmarks.faults_ledger import Judge, Ledger, Verdict
+from benchmarks.faults_ledger import TENANT, Judge, Ledger, Verdict
 from lorauter import Client
 from lorauter.encoder import Encoder
 from lorauter.errors import LorauterError
@@ -164,7 +164,7 @@ def _kill_and_recover(here: Site, victim: str) -> float:
 def routed_generation(here: Site) -> int:
     """Returns the generation by which the router decides; 0 while it does not."""
     try:
-        return decode_generation(here.client.route("which question is it", pool=POOL).generation)
+        return decode_generation(here.client.route("which question is it", pool=POOL).generation, TENANT)
     except LorauterError:
         return 0
 

@@ -83,7 +83,7 @@ class Ledger:
     def note(self, generation: str) -> None:
         """Counts a change that was acknowledged just now."""
         with self.lock:
-            self.acknowledged.append((time.monotonic(), decode_generation(generation)))
+            self.acknowledged.append((time.monotonic(), decode_generation(generation, TENANT)))
 
     def since(self, moment: float) -> int | None:
         """Returns the generation of the first change that was acknowledged after a moment."""

@@ -111,7 +111,7 @@ class Routes:
 
 def told(answer: pb.RouteResponse) -> Told:
     """Returns what an answer says it is of."""
-    return decode_generation(answer.generation), answer.encoder_digest
+    return decode_generation(answer.generation, answer.tenant), answer.encoder_digest
 
 
 def run_swaps(

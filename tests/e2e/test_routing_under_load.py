@@ -162,7 +162,7 @@ class Writer:
         answer = await self._client.route(NO_TASKS[0], pool=POOL_ID, min_generation=generation)
         assert answer.generation == generation
         snapshot = await asyncio.to_thread(self._index.read, "default")
-        assert encode_generation(snapshot.generation) == generation
+        assert encode_generation(snapshot.generation, snapshot.tenant) == generation
         there = {t.task_id: (t.version, len(t.affinities)) for t in snapshot.pools[POOL_ID].tasks}
         assert there == self._expected
         self.snapshots[generation] = snapshot

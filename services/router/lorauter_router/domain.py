@@ -34,7 +34,7 @@ class ServedSnapshot:
     @property
     def generation(self) -> str:
         """The generation in its opaque form."""
-        return encode_generation(self.snapshot.generation)
+        return encode_generation(self.snapshot.generation, self.snapshot.tenant)
 
     def pool(self, name: str) -> Pool:
         """Returns a pool; an empty name means the only one.

@@ -193,7 +193,7 @@ class RouterService:
 
     async def _served_for(self, questions: Sequence[Question], timeout_seconds: float | None) -> Served:
         """Returns the snapshot to answer on, of the strictest generation asked for or a later one."""
-        asked = [decode_generation(q.min_generation) for q in questions if q.min_generation]
+        asked = [decode_generation(q.min_generation, self._tenant) for q in questions if q.min_generation]
         if not asked:
             return self._source.current()
         wanted = max(asked)

@@ -112,12 +112,12 @@ class SnapshotFollower:
         snapshot = self._index.read(self._tenant, held)
         if held is not None and snapshot.generation < held.generation and not self._is_believed():
             return "INDEX_BEHIND", (
-                f"the index went back to generation {encode_generation(snapshot.generation)}: if no worker "
+                f"the index went back to generation {encode_generation(snapshot.generation, self._tenant)}: if no worker "
                 f"repairs it within {self._believe_seconds:g} s it counts as restored, and is served"
             )
         if snapshot.encoder_digest not in self._encoders:
             return "ENCODER_MISMATCH", (
-                f"generation {encode_generation(snapshot.generation)} was embedded by encoder "
+                f"generation {encode_generation(snapshot.generation, self._tenant)} was embedded by encoder "
                 f"{snapshot.encoder_digest[:19]}, this router has {self._names()}: set LORAUTER_ENCODER and "
                 "LORAUTER_ENCODER_PRECISION as on the worker, or LORAUTER_NEXT_ENCODER to its encoder"
             )

@@ -136,7 +136,7 @@ def test_profile_is_pinned_and_unpinned(registry: Registry) -> None:
     page = registry.list_profiles(ListProfiles(pool="p"))
     assert [one.digest for one in page.profiles] == ["sha256:new", "sha256:old"]
     restored = registry.activate_profile(ActivateProfile(pool="p", digest="sha256:old"))
-    assert (restored.constants, restored.generation) == ({"tau": 0.05}, encode_generation(3))
+    assert (restored.constants, restored.generation) == ({"tau": 0.05}, encode_generation(3, "default"))
     assert pinned(registry) == "sha256:old"
     assert registry.activate_profile(ActivateProfile(pool="p")).digest == "sha256:new"
     assert pinned(registry) == ""
@@ -149,6 +149,6 @@ def test_published_generation_is_told_once_there_is_one(registry: Registry) -> N
     with registry.context.engine.begin() as connection:
         connection.execute(update(tables.Generation).values(published=1))
     told = registry.get_generation(GetGeneration())
-    assert told.published_generation == encode_generation(1)
+    assert told.published_generation == encode_generation(1, "default")
     changed = registry.update_task(UpdateTask(id="t", description="x"))
     assert registry.get_generation(GetGeneration()).generation == changed.generation > told.generation

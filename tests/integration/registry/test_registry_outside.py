@@ -24,6 +24,7 @@ import pytest
 import redis
 
 from lorauter.errors import LorauterError, NotFound, PermissionDenied, Unavailable, UnprocessableRequest
+from lorauter.identifiers import decode_generation
 from lorauter.registry.v1 import registry_pb2 as pb
 from lorauter.registry.v1 import registry_pb2_grpc
 from lorauter_registry.adapters.hub import HuggingFaceHub
@@ -319,4 +320,4 @@ def test_write_is_there_once_when_the_process_is_killed_and_the_caller_repeats(
         client.close()
     assert sorted(done) == sorted(task["id"] for task in tasks)
     assert len(tasks) == 36
-    assert int(generation[1:], 16) == 37
+    assert decode_generation(generation, "default") == 37

@@ -34,7 +34,7 @@ def task(task_id: str, **fields: Any) -> CreateTask:
 
 
 def generation(registry: Registry) -> int:
-    return decode_generation(registry.get_generation(GetGeneration()).generation)
+    return decode_generation(registry.get_generation(GetGeneration()).generation, "default")
 
 
 def outbox(registry: Registry) -> list[tables.Outbox]:
@@ -146,7 +146,7 @@ def test_generations_are_gapless_and_owed_when_20_threads_write(registry: Regist
     before = generation(registry)
     with ThreadPoolExecutor(20) as threads:
         list(threads.map(work, range(20)))
-    numbers = sorted(map(decode_generation, accepted))
+    numbers = sorted(decode_generation(one, "default") for one in accepted)
     assert numbers == list(range(before + 1, before + 1 + 20 * 7))
     rows = outbox(registry)
     assert [(row.topic, row.key, row.generation) for row in rows] == [

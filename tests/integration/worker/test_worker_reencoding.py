@@ -118,7 +118,7 @@ class Callers:
 
 
 def told_of(answer: pb.RouteResponse) -> tuple[int, str]:
-    return decode_generation(answer.generation), answer.encoder_digest
+    return decode_generation(answer.generation, answer.tenant), answer.encoder_digest
 
 
 def assert_as_decided(
@@ -209,7 +209,7 @@ async def test_a_published_generation_is_picked_up_within_a_second_when_settings
             async with asyncio.timeout(1.0):
                 while True:
                     answer = await stub.Route(pb.RouteRequest(query=QUERIES[0]))
-                    if decode_generation(answer.generation) >= generation:
+                    if decode_generation(answer.generation, answer.tenant) >= generation:
                         break
 
 

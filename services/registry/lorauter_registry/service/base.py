@@ -51,6 +51,7 @@ class Resource(Protocol):
     """A row with an etag."""
 
     revision: int
+    tenant: str
     generation: int
     create_time: datetime
     update_time: datetime

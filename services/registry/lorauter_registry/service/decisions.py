@@ -47,7 +47,7 @@ def _decision_of(row: tables.Decision, with_features: bool) -> Decision:
     kept = row.model_dump(exclude={"tenant", "generation", "vector", "terms"})
     return Decision(
         **kept,
-        generation=encode_generation(row.generation),
+        generation=encode_generation(row.generation, row.tenant),
         vector=row.vector if with_features else b"",
         terms=row.terms if with_features else b"",
     )

@@ -69,6 +69,8 @@ class Profiles(Part):
         with self.reading() as session:
             row = session.get(tables.Generation, self.tenant)
         if row is None:
-            return Generations(generation=encode_generation(0))
-        published = "" if row.published is None else encode_generation(row.published)
-        return Generations(generation=encode_generation(row.value), published_generation=published)
+            return Generations(generation=encode_generation(0, self.tenant))
+        published = "" if row.published is None else encode_generation(row.published, row.tenant)
+        return Generations(
+            generation=encode_generation(row.value, row.tenant), published_generation=published
+        )

@@ -37,7 +37,7 @@ from lorauter_registry.service.base import Resource, etag_of
 def _common(row: Resource) -> dict[str, Any]:
     return {
         "etag": etag_of(row),
-        "generation": encode_generation(row.generation),
+        "generation": encode_generation(row.generation, row.tenant),
         "create_time": row.create_time,
         "update_time": row.update_time,
     }
@@ -198,7 +198,7 @@ def profile_of(row: tables.Profile) -> Profile:
     return Profile(
         digest=row.digest,
         pool=row.pool,
-        generation=encode_generation(row.generation),
+        generation=encode_generation(row.generation, row.tenant),
         constants=row.constants,
         figures=row.figures,
         active=row.active,

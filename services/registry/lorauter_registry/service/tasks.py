@@ -120,7 +120,7 @@ class Tasks(Part):
             check_etag(row, request.etag)
             tx.session.delete(row)
             tx.owe("index", row.pool)
-            return DeletedTask(generation=encode_generation(tx.generation))
+            return DeletedTask(generation=encode_generation(tx.generation, tx.tenant))
 
         return self.changing(request, DeletedTask, change)
 

@@ -62,7 +62,7 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
             for name in names
         ]
         snapshot = served.snapshot.snapshot
-        return snapshot_of(snapshot.generation, served.stale, snapshot.encoder_digest, pools)
+        return snapshot_of(snapshot.tenant, snapshot.generation, served.stale, snapshot.encoder_digest, pools)
 
     async def ResolveAdapter(  # noqa: N802
         self, request: pb.ResolveAdapterRequest, context: Context

@@ -166,11 +166,14 @@ def _manifest(manifest: Manifest) -> pb.Manifest:
 
 
 def snapshot_of(
-    generation: int, stale: bool, encoder_digest: str, pools: list[pb.PoolSnapshot]
+    tenant: str, generation: int, stale: bool, encoder_digest: str, pools: list[pb.PoolSnapshot]
 ) -> pb.GetSnapshotResponse:
     """Returns the served snapshot."""
     return pb.GetSnapshotResponse(
-        generation=encode_generation(generation), stale=stale, pools=pools, encoder_digest=encoder_digest
+        generation=encode_generation(generation, tenant),
+        stale=stale,
+        pools=pools,
+        encoder_digest=encoder_digest,
     )
 
 

@@ -10,7 +10,9 @@ import typer
 
 from lorauter import Client
 from lorauter.errors import DeadlineExceeded, InvalidArgument, NotFound
+from lorauter.identifiers import decode_generation
 from lorauter.registry.v1 import registry_pb2 as pb
+from lorauter.router.v1.router_pb2 import GetSnapshotResponse
 from lorauter_suite.cli.context import JsonFlag, connect, print_json, print_table
 
 POLL_SECONDS = 0.05
@@ -102,7 +104,7 @@ def _served(client: Client, pool: str, digest: str, timeout: float) -> str:
     while True:
         snapshot = client.router.get_snapshot(pool=pool)
         serves = next((one.profile_digest for one in snapshot.pools), "")
-        if snapshot.generation >= generation and digest in ("", serves):
+        if _is_at(snapshot, generation) and digest in ("", serves):
             return serves
         if time.monotonic() > deadline:
             raise DeadlineExceeded(
@@ -111,3 +113,11 @@ def _served(client: Client, pool: str, digest: str, timeout: float) -> str:
                 f"profile {serves or 'none'}: is a worker of `index` running, or was another one activated?",
             )
         time.sleep(POLL_SECONDS)
+
+
+def _is_at(snapshot: GetSnapshotResponse, generation: str) -> bool:
+    """Whether a snapshot of one pool is of the generation, or of a later one of its tenant."""
+    return any(
+        decode_generation(pool.generation, pool.tenant) >= decode_generation(generation, pool.tenant)
+        for pool in snapshot.pools
+    )

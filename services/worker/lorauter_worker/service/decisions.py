@@ -122,7 +122,7 @@ def _row(tenant: str, decision: RecordedDecision) -> dict[str, Any]:
         **plain,
         **features,
         "time": datetime.fromtimestamp(decision.time_ms / 1000, UTC),
-        "generation": decode_generation(decision.generation),
+        "generation": decode_generation(decision.generation, tenant),
     }
 
 
