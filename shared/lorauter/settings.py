@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, UrlConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    Field,
+    SecretStr,
+    UrlConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import Url
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lorauter.access import read_key
 
 HttpUrl = Annotated[Url, UrlConstraints(allowed_schemes=["http", "https"])]
 PostgresUrl = Annotated[Url, UrlConstraints(allowed_schemes=["postgresql", "postgresql+psycopg"])]
 RedisUrl = Annotated[Url, UrlConstraints(allowed_schemes=["redis", "rediss"])]
+
+
+def _whole_key(value: SecretStr) -> SecretStr:
+    if value.get_secret_value() and read_key(value.get_secret_value()) is None:
+        raise ValueError("is no lorauter key: give all of `lra_<id>_<secret>`, as it was given out")
+    return value
+
+
+ApiKeySecret = Annotated[SecretStr, AfterValidator(_whole_key)]
+"""A whole API key, or nothing."""
 
 
 def url_field(name: str, description: str) -> Any:
@@ -62,6 +83,43 @@ class ServiceSettings(BaseSettings):
     def redacted(self) -> dict[str, str]:
         """Returns the settings by variable name, with passwords in URLs hidden."""
         return {self.variable_name(name): _redact(getattr(self, name)) for name in type(self).model_fields}
+
+
+class AccessSettings(ServiceSettings):
+    """Settings of a service that asks its callers for keys."""
+
+    access: Literal["keys", "open"] = Field(
+        "keys",
+        description="`keys`: callers need a key. `open`: every caller may do everything, as "
+        "`LORAUTER_TENANT`: for development, or behind something that checks.",
+    )
+    tenant: str = Field(
+        "default",
+        min_length=1,
+        max_length=63,
+        description="Whose data callers see where access is open.",
+    )
+
+
+class RemoteAccessSettings(AccessSettings):
+    """Settings of a service that has the registry check keys."""
+
+    registry_address: str = Field(
+        "",
+        pattern=r"^(\S+:\d{1,5})?$",
+        validate_default=True,
+        description="The registry's gRPC address, host:port: it checks keys. Needed unless access is open.",
+    )
+
+    @field_validator("registry_address")
+    @classmethod
+    def _needed(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.data.get("access") == "keys":
+            raise ValueError(
+                "keys are checked by the registry: give its gRPC address, host:port, "
+                "or let everybody in with LORAUTER_ACCESS=open"
+            )
+        return value
 
 
 def _redact(value: object) -> str:

@@ -80,7 +80,7 @@ def grpc_server(gateway: Gateway, settings: Settings) -> GrpcServer:
     server = GrpcServer(settings.max_body_bytes)
     servicer = GatewayServicer(gateway, settings.request_timeout_seconds)
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, server.server)
-    server.announce(gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name)
+    server.announce(gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"])
     return server
 
 

@@ -58,7 +58,7 @@ async def wired(settings: Settings, index: SnapshotIndex, *encoders: Encoder) ->
     router_pb2_grpc.add_RouterServiceServicer_to_server(
         RouterServicer(service, Replayer(follower)), server.server
     )
-    server.announce(router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name)
+    server.announce(router_pb2.DESCRIPTOR.services_by_name["RouterService"])
     await follower.start()
     try:
         yield Router(server, follower)

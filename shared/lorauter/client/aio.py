@@ -14,6 +14,7 @@ from lorauter.client.options import (
     CHANNEL_OPTIONS,
     TIMEOUT_SECONDS,
     RetryPolicy,
+    access_metadata,
     addresses,
     known_address,
 )
@@ -39,16 +40,20 @@ class AsyncClient:
         router: str | None = None,
         gateway: str | None = None,
         *,
+        api_key: str | None = None,
+        tenant: str = "",
         timeout_seconds: float = TIMEOUT_SECONDS,
         retry: RetryPolicy | None = None,
     ) -> None:
         self._channels = _Channels(addresses(registry, router, gateway))
         self._retry = retry or RetryPolicy()
+        self._metadata = access_metadata(api_key, tenant)
         self._bind(timeout_seconds)
 
     def _bind(self, timeout_seconds: float) -> None:
         def transport(service: str) -> AsyncTransport:
-            return AsyncTransport(self._channels.connector(service), timeout_seconds, self._retry)
+            connect = self._channels.connector(service)
+            return AsyncTransport(connect, timeout_seconds, self._retry, self._metadata)
 
         self.registry = AsyncRegistry(transport("registry"))
         self.router = AsyncRouter(transport("router"))
@@ -57,7 +62,7 @@ class AsyncClient:
     def with_timeout(self, timeout_seconds: float) -> Self:
         """Returns this client with another deadline, on the same connections."""
         other = object.__new__(type(self))
-        other._channels, other._retry = self._channels, self._retry
+        other._channels, other._retry, other._metadata = self._channels, self._retry, self._metadata
         other._bind(timeout_seconds)
         return other
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from lorauter.client.options import Metadata, RetryPolicy
+from lorauter.client.options import Metadata, RetryPolicy, merged
 from lorauter.client.status import to_error
 from lorauter.client.transport import serialize
 from lorauter.errors import Unavailable
@@ -22,11 +22,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class AsyncTransport:
-    """Calls one service over ``connect()``'s channel, each call within ``timeout_seconds``."""
+    """Calls one service over ``connect()``'s channel, each call within ``timeout_seconds``.
+
+    ``metadata`` is sent with every call.
+    """
 
     connect: Callable[[], grpc.aio.Channel]
     timeout_seconds: float
     retry: RetryPolicy
+    metadata: Metadata = field(default=(), repr=False)
     _known: dict[str, tuple[grpc.aio.Channel, Any]] = field(default_factory=dict, init=False, repr=False)
 
     async def unary(
@@ -39,10 +43,11 @@ class AsyncTransport:
         timeout_seconds: float | None = None,
         metadata: Metadata = (),
     ) -> R:
-        """Makes a call with one answer; raises LorauterError. ``metadata`` is sent with it."""
+        """Makes a call with one answer; raises LorauterError. ``metadata`` is sent with it, too."""
         call = self._unary_at(path, response)
+        sent = merged(self.metadata, metadata)
         return await self._tried(
-            lambda seconds: call(request, timeout=seconds, metadata=metadata), idempotent, timeout_seconds
+            lambda seconds: call(request, timeout=seconds, metadata=sent), idempotent, timeout_seconds
         )
 
     def _unary_at(self, path: str, response: type[R]) -> Callable[..., Awaitable[R]]:
@@ -70,7 +75,7 @@ class AsyncTransport:
         )
 
         async def attempt(seconds: float) -> R:
-            call = method(timeout=seconds)
+            call = method(timeout=seconds, metadata=self.metadata)
             sending = asyncio.create_task(_send(call, requests()))
 
             # A write that fails after the server's answer came would overwrite its status with INTERNAL.
@@ -93,9 +98,10 @@ class AsyncTransport:
         self, path: str, request: Message, response: type[R], *, timeout_seconds: float | None = None
     ) -> AsyncGenerator[R, None]:
         """Yields what the server streams; raises LorauterError. Closing the iterator cancels the call."""
+        seconds = self.timeout_seconds if timeout_seconds is None else timeout_seconds
         call = self.connect().unary_stream(
             path, request_serializer=serialize, response_deserializer=response.FromString
-        )(request, timeout=self.timeout_seconds if timeout_seconds is None else timeout_seconds)
+        )(request, timeout=seconds, metadata=self.metadata)
         try:
             async for message in call:
                 yield message

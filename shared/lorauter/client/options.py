@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from lorauter.errors import InvalidArgument
 
 Metadata = tuple[tuple[str, str], ...]
 """Names, in lower case, and values that are sent with a call."""
+
+_SENDABLE = re.compile(r"[!-~]*")
 
 TIMEOUT_SECONDS = 30.0
 """Deadline of a call that names none."""
@@ -50,6 +53,34 @@ class RetryPolicy:
 
 NO_RETRY = RetryPolicy(attempts=1)
 """One try only, for callers with a retry loop of their own."""
+
+
+def access_metadata(api_key: str | None, tenant: str) -> Metadata:
+    """Returns what says who calls: a key, by default LORAUTER_API_KEY, and the tenant that it acts for.
+
+    Raises InvalidArgument (KEY_MALFORMED, TENANT_MALFORMED).
+    """
+    key = os.environ.get("LORAUTER_API_KEY", "") if api_key is None else api_key
+    if not _SENDABLE.fullmatch(key):
+        raise InvalidArgument(
+            "KEY_MALFORMED",
+            "the API key has a space, a line's end or letters that no key has: pass it as it was given out, "
+            "as api_key or in LORAUTER_API_KEY",
+            field="api_key",
+        )
+    if not _SENDABLE.fullmatch(tenant):
+        raise InvalidArgument(
+            "TENANT_MALFORMED", "the tenant's name has letters that none has", field="tenant"
+        )
+    metadata = (("authorization", f"Bearer {key}" if key else ""), ("x-lorauter-tenant", tenant))
+    return tuple((name, value) for name, value in metadata if value)
+
+
+def merged(metadata: Metadata, others: Metadata) -> Metadata:
+    """Returns both, ``others`` in place of what has the same name."""
+    if not others:
+        return metadata
+    return tuple({**dict(metadata), **dict(others)}.items())
 
 
 def addresses(registry: str | None, router: str | None, gateway: str | None) -> Mapping[str, str]:

@@ -13,6 +13,7 @@ from lorauter.client.options import (
     CHANNEL_OPTIONS,
     TIMEOUT_SECONDS,
     RetryPolicy,
+    access_metadata,
     addresses,
     known_address,
 )
@@ -29,7 +30,8 @@ class Client:
     """Calls registry, router and gateway; safe to share between threads.
 
     Addresses are ``host:port`` and default to LORAUTER_REGISTRY_ADDRESS, LORAUTER_ROUTER_ADDRESS and
-    LORAUTER_GATEWAY_ADDRESS; a service is connected to when it is first called. Every call has a
+    LORAUTER_GATEWAY_ADDRESS; a service is connected to when it is first called. Every call carries
+    ``api_key``, by default LORAUTER_API_KEY, and acts for ``tenant``, by default the key's own; it has a
     deadline and raises classes of lorauter.errors, with the server's reason and metadata. Reads, and
     writes by their ``request_id``, are retried on UNAVAILABLE; generations never are.
     """
@@ -45,16 +47,20 @@ class Client:
         router: str | None = None,
         gateway: str | None = None,
         *,
+        api_key: str | None = None,
+        tenant: str = "",
         timeout_seconds: float = TIMEOUT_SECONDS,
         retry: RetryPolicy | None = None,
     ) -> None:
         self._channels = _Channels(addresses(registry, router, gateway))
         self._retry = retry or RetryPolicy()
+        self._metadata = access_metadata(api_key, tenant)
         self._bind(timeout_seconds)
 
     def _bind(self, timeout_seconds: float) -> None:
         def transport(service: str) -> SyncTransport:
-            return SyncTransport(self._channels.connector(service), timeout_seconds, self._retry)
+            connect = self._channels.connector(service)
+            return SyncTransport(connect, timeout_seconds, self._retry, self._metadata)
 
         self.registry = Registry(transport("registry"))
         self.router = Router(transport("router"))
@@ -63,7 +69,7 @@ class Client:
     def with_timeout(self, timeout_seconds: float) -> Self:
         """Returns this client with another deadline, on the same connections."""
         other = object.__new__(type(self))
-        other._channels, other._retry = self._channels, self._retry
+        other._channels, other._retry, other._metadata = self._channels, self._retry, self._metadata
         other._bind(timeout_seconds)
         return other
 

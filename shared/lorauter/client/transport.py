@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
-from lorauter.client.options import RetryPolicy
+from lorauter.client.options import Metadata, RetryPolicy
 from lorauter.client.status import to_error
 from lorauter.errors import Unavailable
 
@@ -25,11 +25,15 @@ def serialize(message: Message) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SyncTransport:
-    """Calls one service over ``connect()``'s channel, each call within ``timeout_seconds``."""
+    """Calls one service over ``connect()``'s channel, each call within ``timeout_seconds``.
+
+    ``metadata`` is sent with every call.
+    """
 
     connect: Callable[[], grpc.Channel]
     timeout_seconds: float
     retry: RetryPolicy
+    metadata: Metadata = field(default=(), repr=False)
 
     def unary(
         self,
@@ -44,7 +48,11 @@ class SyncTransport:
         call = self.connect().unary_unary(
             path, request_serializer=serialize, response_deserializer=response.FromString
         )
-        return self._tried(lambda seconds: call(request, timeout=seconds), idempotent, timeout_seconds)
+        return self._tried(
+            lambda seconds: call(request, timeout=seconds, metadata=self.metadata),
+            idempotent,
+            timeout_seconds,
+        )
 
     def upload(
         self,
@@ -63,7 +71,7 @@ class SyncTransport:
         def attempt(seconds: float) -> R:
             failed: list[Exception] = []
             try:
-                return call(_watched(requests(), failed), timeout=seconds)
+                return call(_watched(requests(), failed), timeout=seconds, metadata=self.metadata)
             except grpc.RpcError:
                 if failed:
                     raise failed[0] from None
@@ -75,9 +83,10 @@ class SyncTransport:
         self, path: str, request: Message, response: type[R], *, timeout_seconds: float | None = None
     ) -> Generator[R, None, None]:
         """Yields what the server streams; raises LorauterError. Closing the iterator cancels the call."""
+        seconds = self.timeout_seconds if timeout_seconds is None else timeout_seconds
         call = self.connect().unary_stream(
             path, request_serializer=serialize, response_deserializer=response.FromString
-        )(request, timeout=self.timeout_seconds if timeout_seconds is None else timeout_seconds)
+        )(request, timeout=seconds, metadata=self.metadata)
         return _received(call, call.cancel)
 
     def _tried(self, attempt: Callable[[float], T], idempotent: bool, timeout_seconds: float | None) -> T:

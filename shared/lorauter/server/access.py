@@ -1,29 +1,34 @@
-"""Lets callers in by their keys, over gRPC and HTTP alike."""
+"""Lets callers in by their keys, over gRPC and HTTP alike; the middleware is in `http`, beside its like."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from ipaddress import ip_address
 from typing import Any, Protocol
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health
+from grpc_reflection.v1alpha import reflection
 from prometheus_client import Counter
-from starlette.types import ASGIApp, Receive, Send
-from starlette.types import Scope as AsgiScope
 
 from lorauter.access import OPEN_SCOPES, Caller, Presented, Scope, calling, read_key, scope_of
 from lorauter.errors import LorauterError, Unauthenticated
-from lorauter.server.http import Renderer, problem
+from lorauter.settings import AccessSettings
 from lorauter.telemetry import get_logger
 
 KEY_HEADER = "authorization"
 TENANT_HEADER = "x-lorauter-tenant"
 OPEN_PATHS = frozenset({"/", "/health", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
-"""What needs no key: probes, Prometheus, and the description of the API."""
+"""What needs no key over HTTP: probes, Prometheus, and the description of the API."""
+
+OPEN_SERVICES = frozenset({health.SERVICE_NAME, reflection.SERVICE_NAME})
+"""What needs no key over gRPC."""
 
 DENIED = Counter("lorauter_access_denied_total", "Calls refused for their key, by reason", ["reason"])
 
 _audit = get_logger("lorauter.audit")
+_log = get_logger(__name__)
 
 
 class Gate(Protocol):
@@ -49,6 +54,25 @@ class OpenGate:
         return self._caller
 
 
+def open_gate(settings: AccessSettings) -> OpenGate:
+    """Returns the gate of a service whose access is open; warns where others than this machine reach it."""
+    if not _is_loopback(settings.host):
+        _log.warning(
+            "access.open",
+            host=settings.host,
+            advice="everybody who reaches this address may do everything: unset LORAUTER_ACCESS or listen "
+            "on 127.0.0.1",
+        )
+    return OpenGate(settings.tenant)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def presented_in(authorization: str) -> Presented:
     """Returns the key in an authorization header; raises Unauthenticated (KEY_MISSING, KEY_MALFORMED)."""
     if not authorization:
@@ -62,8 +86,21 @@ def presented_in(authorization: str) -> Presented:
     return presented
 
 
+def access_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Returns what says who calls, of a call's headers or metadata with names in lower case.
+
+    A name that comes twice has both values, as RFC 9110 joins them, which no key and no tenant looks like:
+    so nothing in front of us can have checked another one than we do.
+    """
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name in (KEY_HEADER, TENANT_HEADER):
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
 async def admitted(gate: Gate, headers: Mapping[str, str]) -> Caller:
-    """Returns who calls by the headers or the metadata of a call, with names in lower case.
+    """Returns who calls by access_headers().
 
     Raises as Gate.admit, and PermissionDenied (TENANT_NOT_ALLOWED).
     """
@@ -81,7 +118,8 @@ def denied(error: LorauterError, call: str, who: Caller | None = None) -> None:
 class GrpcAccess(grpc.aio.ServerInterceptor):
     """Lets through what the caller's key allows, by the options of the methods; health and reflection always.
 
-    A method of ``services`` without an option is refused. It runs inside of ErrorInterceptor.
+    A method without an option is refused, and every method of a service that is not in ``services``. It runs
+    inside of ErrorInterceptor.
     """
 
     def __init__(self, gate: Gate, services: Mapping[str, ServiceDescriptor]) -> None:
@@ -98,18 +136,19 @@ class GrpcAccess(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         path = str(handler_call_details.method)
         service, _, method = path.lstrip("/").partition("/")
-        if handler is None or service not in self._services:
+        if handler is None or service in OPEN_SERVICES:
             return handler
         known, guarded = self._guarded.get(path, (None, None))
         if known is not handler:
-            guarded = self._guard(handler, path, scope_of(self._services[service], method))
+            known_service = self._services.get(service)
+            asked = scope_of(known_service, method) if known_service else None
+            guarded = self._guard(handler, path, asked)
             self._guarded[path] = (handler, guarded)
         return guarded
 
     def _guard(self, handler: Any, path: str, asked: Scope | None) -> Any:
         async def enter(context: Any) -> None:
-            headers = {str(name): str(value) for name, value in context.invocation_metadata() or ()}
-            await enter_as(self._gate, headers, asked, path)
+            await enter_as(self._gate, access_headers(context.invocation_metadata() or ()), asked, path)
 
         inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
@@ -143,35 +182,3 @@ async def enter_as(gate: Gate, headers: Mapping[str, str], asked: Scope | None, 
         raise
     calling(who)
     return who
-
-
-class HttpAccess:
-    """ASGI middleware: lets in callers whose key allows what ``scope_for(method, path)`` says."""
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        gate: Gate,
-        scope_for: Callable[[str, str], Scope | None] = lambda method, path: Scope.ANY,
-        render: Renderer = problem,
-    ) -> None:
-        self.app = app
-        self.gate = gate
-        self.scope_for = scope_for
-        self.render = render
-
-    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
-            await self.app(scope, receive, send)
-            return
-        method, path = scope["method"], scope["path"]
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        try:
-            await enter_as(self.gate, headers, self.scope_for(method, path), f"{method} {path}")
-        except LorauterError as error:
-            refusal = self.render(error.http_status, error.reason, error.message, error.metadata, path)
-            if error.http_status == 401:
-                refusal.headers["www-authenticate"] = "Bearer"
-            await refusal(scope, receive, send)
-            return
-        await self.app(scope, receive, send)

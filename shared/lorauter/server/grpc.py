@@ -9,11 +9,13 @@ from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.descriptor import ServiceDescriptor
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lorauter.errors import Internal, InvalidArgument, LorauterError
+from lorauter.server.access import Gate, GrpcAccess
 from lorauter.telemetry import get_logger
 
 ERROR_DOMAIN = "lorauter"
@@ -25,11 +27,18 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GrpcServer:
-    """A grpc.aio server with health and reflection; services are added before start()."""
+    """A grpc.aio server with health and reflection; services are added before start().
 
-    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+    Where there is a ``gate``, callers need a key that allows the method, and only announced services answer.
+    """
+
+    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES, gate: Gate | None = None) -> None:
+        self._announced: dict[str, ServiceDescriptor] = {}
+        interceptors: list[grpc.aio.ServerInterceptor] = [ErrorInterceptor()]
+        if gate is not None:
+            interceptors.append(GrpcAccess(gate, self._announced))
         self.server = grpc.aio.server(
-            interceptors=[ErrorInterceptor()],
+            interceptors=interceptors,
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", 4 * max_message_bytes),
@@ -41,9 +50,10 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         self._names: list[str] = [health.SERVICE_NAME, reflection.SERVICE_NAME]
 
-    def announce(self, service_name: str) -> None:
-        """Makes a service, added by its generated function, known to health and reflection."""
-        self._names.append(service_name)
+    def announce(self, service: ServiceDescriptor) -> None:
+        """Makes a service, added by its generated function, known to health, reflection and the gate."""
+        self._announced[service.full_name] = service
+        self._names.append(service.full_name)
 
     async def start(self, host: str, port: int) -> int:
         """Listens; returns the port. Health is NOT_SERVING until set_serving(True)."""

@@ -11,9 +11,12 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as AsgiScope
 
-from lorauter.errors import LorauterError
+from lorauter.access import Scope
+from lorauter.errors import LorauterError, Unauthenticated
+from lorauter.server.access import OPEN_PATHS, Gate, access_headers, enter_as
 from lorauter.server.grpc import known_error
 
 Readiness = Callable[[], Awaitable[str]]
@@ -21,6 +24,9 @@ Readiness = Callable[[], Awaitable[str]]
 
 BodyBytes = int | Callable[[str], int]
 """The largest body, for all routes or by path."""
+
+ScopeFor = Callable[[str, str], Scope | None]
+"""Returns what a request asks for, by its method and path; None: nobody may make it."""
 
 
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
@@ -56,16 +62,30 @@ class Renderer(Protocol):
     ) -> Response: ...
 
 
+def any_good_key(method: str, path: str) -> Scope:
+    """Asks for a good key and no more, of applications that look at its scopes themselves."""
+    return Scope.ANY
+
+
 def create_app(
-    title: str, readiness: Readiness, max_body_bytes: BodyBytes, render: Renderer = problem, **options: Any
+    title: str,
+    readiness: Readiness,
+    max_body_bytes: BodyBytes,
+    render: Renderer = problem,
+    gate: Gate | None = None,
+    scope_for: ScopeFor = any_good_key,
+    **options: Any,
 ) -> FastAPI:
     """Returns an application with /healthz, /readyz and /metrics.
 
     Bodies over ``max_body_bytes`` are answered 413 without being read to their end. ``render``
-    writes every error.
+    writes every error. Where there is a ``gate``, it is asked before anything of a body is read, but for
+    OPEN_PATHS, and the key must allow what ``scope_for`` says.
     """
     app = FastAPI(title=title, version="1", telemetry=_NO_TELEMETRY, **options)
     app.add_middleware(BodyLimit, max_body_bytes=max_body_bytes, render=render)
+    if gate is not None:
+        app.add_middleware(HttpAccess, gate=gate, scope_for=scope_for, render=render)
     errors = _Errors(render)
     app.add_exception_handler(LorauterError, errors.on_known_error)
     app.add_exception_handler(RequestValidationError, errors.on_bad_body)
@@ -130,6 +150,34 @@ def describe(problems: Sequence[Any]) -> tuple[str, str, dict[str, str]]:
     return reason, f"{field or 'body'}: {first['msg']}", {"field": field}
 
 
+class HttpAccess:
+    """ASGI middleware: lets in callers whose key allows what ``scope_for`` says."""
+
+    def __init__(
+        self, app: ASGIApp, gate: Gate, scope_for: ScopeFor = any_good_key, render: Renderer = problem
+    ) -> None:
+        self.app = app
+        self.gate = gate
+        self.scope_for = scope_for
+        self.render = render
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self.app(scope, receive, send)
+            return
+        method, path = scope["method"], scope["path"]
+        pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+        try:
+            await enter_as(self.gate, access_headers(pairs), self.scope_for(method, path), f"{method} {path}")
+        except LorauterError as error:
+            refusal = self.render(error.http_status, error.reason, error.message, error.metadata, path)
+            if isinstance(error, Unauthenticated):
+                refusal.headers["www-authenticate"] = "Bearer"
+            await refusal(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
 class BodyLimit:
     """Answers 413 as soon as a body is known to exceed the limit, and counts what is streamed."""
 
@@ -138,7 +186,7 @@ class BodyLimit:
         self.max_body_bytes = max_body_bytes
         self.render = render
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -171,7 +219,7 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
-def _declared_bytes(scope: Scope) -> int:
+def _declared_bytes(scope: AsgiScope) -> int:
     """Returns how long the body is said to be, -1 where its end is told only when it comes."""
     headers = dict(scope["headers"])
     declared = headers.get(b"content-length", b"")

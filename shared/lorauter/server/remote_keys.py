@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
 
 from lorauter.access import Caller, Scope
-from lorauter.client import AsyncClient
+from lorauter.client import NO_RETRY, AsyncClient
 from lorauter.errors import Exhausted, LorauterError, Unauthenticated, Unavailable
 from lorauter.registry.v1.registry_pb2 import Caller as CallerMessage
 from lorauter.registry.v1.registry_pb2 import WhoAmIRequest
-from lorauter.server.access import presented_in
+from lorauter.server.access import Gate, open_gate, presented_in
+from lorauter.settings import RemoteAccessSettings
 from lorauter.telemetry import get_logger
 
 FRESH_SECONDS = 2.0
@@ -54,21 +57,23 @@ class RemoteKeys:
     """A Gate that asks the registry. Belongs to one event loop.
 
     Keys that it does not know are refused as KEYS_UNAVAILABLE while the registry is away; those that it
-    knows stay good for AWAY_SECONDS. Forged keys are remembered as such too, within the same bound.
+    knows stay good for AWAY_SECONDS. Refused keys are remembered apart from good ones, and asked about within
+    a bound that does not hold for good ones, so that forged keys in any number do not keep anybody out.
     """
 
     def __init__(self, client: AsyncClient) -> None:
         self._transport = client.registry.transport
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._good: OrderedDict[bytes, _Known] = OrderedDict()
+        self._refused: OrderedDict[bytes, _Known] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[_Known]] = {}
 
     async def admit(self, authorization: str) -> Caller:
         """See Gate."""
         presented = presented_in(authorization)
-        known = self._known.get(presented.digest)
+        known = self._good.get(presented.digest) or self._refused.get(presented.digest)
         age = time.monotonic() - known.at if known else float("inf")
         if known is not None and age < STALE_SECONDS:
-            if age >= FRESH_SECONDS:
+            if age >= FRESH_SECONDS and known.caller is not None:
                 self._ask(presented.digest, authorization)
             return known.answer()
         try:
@@ -82,7 +87,7 @@ class RemoteKeys:
         """Returns the question about a key that is under way, or begins one."""
         task = self._asking.get(digest)
         if task is None:
-            if len(self._asking) >= _MOST_ASKING:
+            if len(self._asking) >= _MOST_ASKING and digest not in self._good:
                 raise Exhausted("TOO_MANY_KEYS", "too many keys are being checked: retry in a moment")
             task = asyncio.create_task(self._look_up(digest, authorization))
             self._asking[digest] = task
@@ -113,11 +118,15 @@ class RemoteKeys:
             raise Unavailable(
                 "KEYS_UNAVAILABLE", "the registry cannot be asked about the key: retry"
             ) from None
-        known = _Known(caller, refusal, time.monotonic())
-        self._known[digest] = known
-        self._known.move_to_end(digest)
-        while len(self._known) > _MOST_KNOWN:
-            self._known.popitem(last=False)
+        return self._remember(digest, _Known(caller, refusal, time.monotonic()))
+
+    def _remember(self, digest: bytes, known: _Known) -> _Known:
+        into, out_of = (self._refused, self._good) if known.refusal else (self._good, self._refused)
+        out_of.pop(digest, None)
+        into[digest] = known
+        into.move_to_end(digest)
+        while len(into) > _MOST_KNOWN:
+            into.popitem(last=False)
         return known
 
 
@@ -132,3 +141,14 @@ def to_caller(message: CallerMessage) -> Caller:
         requests_per_minute=message.requests_per_minute,
         tokens_per_minute=message.tokens_per_minute,
     )
+
+
+@asynccontextmanager
+async def gate_of(settings: RemoteAccessSettings) -> AsyncIterator[Gate]:
+    """Returns the gate that a service is to have by its settings; closes its connection at the end."""
+    if settings.access == "open":
+        yield open_gate(settings)
+        return
+    # no key of its own, and one try: callers wait
+    async with AsyncClient(registry=settings.registry_address, api_key="", retry=NO_RETRY) as client:
+        yield RemoteKeys(client)

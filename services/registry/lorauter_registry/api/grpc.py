@@ -67,7 +67,7 @@ def add_registry(server: GrpcServer, calls: Calls, max_validation_set_bytes: int
             run = calls.run_alone if method.name == "ImportAffinities" else calls.run
             setattr(servicer, method.name, _unary(run, call, answer))
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server.server)
-    server.announce(_SERVICE.full_name)
+    server.announce(_SERVICE)
 
 
 def _unary(
