@@ -14,11 +14,15 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
-from pydantic_core import Url
+from pydantic_core import PydanticCustomError, Url
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lorauter.access import read_key
+from lorauter.errors import InvalidArgument
+from lorauter.server.tls import ServerTls
+from lorauter.tls import Tls, WatchedTls
 
 HttpUrl = Annotated[Url, UrlConstraints(allowed_schemes=["http", "https"])]
 PostgresUrl = Annotated[Url, UrlConstraints(allowed_schemes=["postgresql", "postgresql+psycopg"])]
@@ -57,6 +61,22 @@ class ServiceSettings(BaseSettings):
     drain_seconds: float = Field(
         5.0, ge=0, le=600, description="How long running calls may go on after SIGTERM."
     )
+    tls_certificate: str = Field(
+        "",
+        description="PEM file of the service's certificate and what it is signed by: callers then need TLS. "
+        "It is read anew when it changes.",
+    )
+    tls_key: str = Field("", description="PEM file of its private key, without a password.")
+    tls_client_ca: str = Field(
+        "",
+        description="PEM file of the CAs whose certificates callers must show: mutual TLS. Probes, too.",
+    )
+    tls_ca: str = Field(
+        "",
+        description="PEM file of the CAs that this service trusts when it calls others of lorauter, which it "
+        "then does over TLS, with its own certificate if it has one; inference servers at `https` addresses "
+        "may be signed by these too.",
+    )
 
     @classmethod
     def load(cls) -> Self:
@@ -65,9 +85,32 @@ class ServiceSettings(BaseSettings):
             return cls()
         except ValidationError as error:
             for problem in error.errors(include_url=False):
-                name = cls.variable_name(str(problem["loc"][0])) if problem["loc"] else "settings"
-                print(f"{name}: {problem['msg']}", file=sys.stderr)
+                name = f"{cls.variable_name(str(problem['loc'][0]))}: " if problem["loc"] else ""
+                print(f"{name}{problem['msg']}", file=sys.stderr)
             raise SystemExit(2) from None
+
+    def server_tls(self) -> ServerTls | None:
+        """Returns what callers connect by, None for plain connections.
+
+        Raises InvalidArgument (TLS_FILES_UNUSABLE), which names the setting.
+        """
+        if not (self.tls_certificate or self.tls_key or self.tls_client_ca):
+            return None
+        return ServerTls(self.tls_certificate, self.tls_key, self.tls_client_ca)
+
+    def client_tls(self) -> Tls | None:
+        """Returns how other services of lorauter are called, None for plain connections."""
+        return Tls(self.tls_ca, self.tls_certificate, self.tls_key) if self.tls_ca else None
+
+    @model_validator(mode="after")
+    def _usable_files(self) -> Self:
+        try:
+            self.server_tls()
+            if (outgoing := self.client_tls()) is not None:
+                WatchedTls(outgoing)
+        except InvalidArgument as error:
+            raise PydanticCustomError("tls_files", "{problem}", {"problem": error.message}) from None
+        return self
 
     @classmethod
     def variable_name(cls, field: str) -> str:

@@ -1,4 +1,4 @@
-"""Certificates in PEM files, checked together, and read anew once they change: they are replaced while used."""
+"""Certificates in PEM files, checked together and read anew once they change."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _read(tls: Tls) -> Pem:
 
 
 def _stamp(tls: Tls) -> _Stamp:
-    found = (os.stat(path) for path in tls.named.values())
+    found = (Path(path).stat() for path in tls.named.values())
     return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in found)
 
 
@@ -147,7 +147,7 @@ def _stamp_or_none(tls: Tls) -> _Stamp | None:
 
 
 def _culprit(tls: Tls) -> tuple[str, str]:
-    """Returns which of certificate and key is to blame: the certificate where even it alone cannot be read."""
+    """Returns which of both is to blame: the certificate where even it alone cannot be read."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(tls.certificate)
     except (ssl.SSLError, ValueError, OSError):

@@ -20,8 +20,10 @@ from lorauter.client.options import (
 )
 from lorauter.client.registry import AsyncRegistry
 from lorauter.client.router import AsyncRouter
+from lorauter.client.secure import ChannelTls
 from lorauter.gateway.v1.gateway_pb2 import GenerateResponse, GenerateStreamResponse
 from lorauter.router.v1.router_pb2 import RouteResponse
+from lorauter.tls import Tls
 
 _GATEWAY = "/lorauter.gateway.v1.GatewayService"
 
@@ -44,8 +46,10 @@ class AsyncClient:
         tenant: str = "",
         timeout_seconds: float = TIMEOUT_SECONDS,
         retry: RetryPolicy | None = None,
+        tls: Tls | None = None,
     ) -> None:
-        self._channels = _Channels(addresses(registry, router, gateway))
+        secure = ChannelTls(tls or Tls.from_environment())
+        self._channels = _Channels(addresses(registry, router, gateway), secure)
         self._retry = retry or RetryPolicy()
         self._metadata = access_metadata(api_key, tenant)
         self._bind(timeout_seconds)
@@ -96,19 +100,32 @@ class AsyncClient:
 
 
 class _Channels:
-    def __init__(self, known: Mapping[str, str]) -> None:
+    def __init__(self, known: Mapping[str, str], tls: ChannelTls) -> None:
         self._known = known
-        self._open: dict[str, grpc.aio.Channel] = {}
+        self._tls = tls
+        self._open: dict[str, tuple[grpc.ChannelCredentials | None, grpc.aio.Channel]] = {}
+        self._replaced: list[grpc.aio.Channel] = []
 
     def connector(self, service: str) -> Callable[[], grpc.aio.Channel]:
         return partial(self._connect, service)
 
     def _connect(self, service: str) -> grpc.aio.Channel:
-        if service not in self._open:
-            address = known_address(service, self._known)
-            self._open[service] = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        return self._open[service]
+        credentials = self._tls.current()
+        found = self._open.get(service)
+        if found is None or found[0] is not credentials:
+            if found is not None:
+                self._replaced.append(found[1])  # calls under way are on it; idle, it costs next to nothing
+            found = (credentials, self._new(known_address(service, self._known), credentials))
+            self._open[service] = found
+        return found[1]
+
+    def _new(self, address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+        if credentials is None:
+            return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
     async def close(self) -> None:
         while self._open:
-            await self._open.popitem()[1].close()
+            self._replaced.append(self._open.popitem()[1][1])
+        while self._replaced:
+            await self._replaced.pop().close()

@@ -19,9 +19,11 @@ from lorauter.client.options import (
 )
 from lorauter.client.registry import Registry
 from lorauter.client.router import Router
+from lorauter.client.secure import ChannelTls
 from lorauter.client.transport import SyncTransport
 from lorauter.gateway.v1.gateway_pb2 import GenerateResponse, GenerateStreamResponse
 from lorauter.router.v1.router_pb2 import RouteResponse
+from lorauter.tls import Tls
 
 _GATEWAY = "/lorauter.gateway.v1.GatewayService"
 
@@ -34,6 +36,9 @@ class Client:
     ``api_key``, by default LORAUTER_API_KEY, and acts for ``tenant``, by default the key's own; it has a
     deadline and raises classes of lorauter.errors, with the server's reason and metadata. Reads, and
     writes by their ``request_id``, are retried on UNAVAILABLE; generations never are.
+
+    Connections are TLS with ``tls``, by default LORAUTER_TLS_CA, LORAUTER_TLS_CERTIFICATE and
+    LORAUTER_TLS_KEY, and plain where LORAUTER_TLS_CA is not set either.
     """
 
     registry: Registry
@@ -51,8 +56,10 @@ class Client:
         tenant: str = "",
         timeout_seconds: float = TIMEOUT_SECONDS,
         retry: RetryPolicy | None = None,
+        tls: Tls | None = None,
     ) -> None:
-        self._channels = _Channels(addresses(registry, router, gateway))
+        secure = ChannelTls(tls or Tls.from_environment())
+        self._channels = _Channels(addresses(registry, router, gateway), secure)
         self._retry = retry or RetryPolicy()
         self._metadata = access_metadata(api_key, tenant)
         self._bind(timeout_seconds)
@@ -103,21 +110,33 @@ class Client:
 
 
 class _Channels:
-    def __init__(self, known: Mapping[str, str]) -> None:
+    def __init__(self, known: Mapping[str, str], tls: ChannelTls) -> None:
         self._known = known
-        self._open: dict[str, grpc.Channel] = {}
+        self._tls = tls
+        self._open: dict[str, tuple[grpc.ChannelCredentials | None, grpc.Channel]] = {}
 
     def connector(self, service: str) -> Callable[[], grpc.Channel]:
         return partial(self._connect, service)
 
     def _connect(self, service: str) -> grpc.Channel:
-        if service not in self._open:
-            address = known_address(service, self._known)
-            channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-            if self._open.setdefault(service, channel) is not channel:
-                channel.close()
-        return self._open[service]
+        credentials = self._tls.current()
+        found = self._open.get(service)
+        if found is None or found[0] is not credentials:
+            # calls under way keep the channel that they were made on, until they end
+            channel = self._new(known_address(service, self._known), credentials)
+            if found is None:
+                found = self._open.setdefault(service, (credentials, channel))
+                if found[1] is not channel:
+                    channel.close()
+            else:
+                found = self._open[service] = (credentials, channel)
+        return found[1]
+
+    def _new(self, address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+        if credentials is None:
+            return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
     def close(self) -> None:
         while self._open:
-            self._open.popitem()[1].close()
+            self._open.popitem()[1][1].close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -16,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from lorauter.errors import Internal, InvalidArgument, LorauterError
 from lorauter.server.access import Gate, GrpcAccess
+from lorauter.server.tls import ServerTls
 from lorauter.telemetry import get_logger
 
 ERROR_DOMAIN = "lorauter"
@@ -55,10 +57,14 @@ class GrpcServer:
         self._announced[service.full_name] = service
         self._names.append(service.full_name)
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, host: str, port: int, tls: ServerTls | None = None) -> int:
         """Listens; returns the port. Health is NOT_SERVING until set_serving(True)."""
         reflection.enable_server_reflection(self._names, self.server)
-        bound = self.server.add_insecure_port(f"{host}:{port}")
+        address = f"{host}:{port}"
+        if tls is None:
+            bound = self.server.add_insecure_port(address)
+        else:
+            bound = self.server.add_secure_port(address, tls.credentials())
         await self.set_serving(False)
         await self.server.start()
         return bound
@@ -157,7 +163,11 @@ def _guard_unary(inner: Any, method: str) -> Any:
 def _guard_stream(inner: Any, method: str) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in inner(_readable(request, context), context):
+            responses = inner(_readable(request, context), context)
+            if inspect.isawaitable(responses):
+                await responses  # grpc.health's Watch writes its answers itself
+                return
+            async for response in responses:
                 yield response
         except Exception as error:
             await abort(context, error, method)

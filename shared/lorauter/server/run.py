@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from lorauter.server.grpc import GrpcServer
+from lorauter.server.tls import ServerTls
 from lorauter.server.traces import http_traces
 from lorauter.settings import ServiceSettings
 from lorauter.telemetry import get_logger
@@ -37,11 +38,12 @@ async def serve(
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     ready: dict[str, object] = {"ready": True}
+    tls = settings.server_tls()
     if grpc_server is not None:
-        ready["grpc_port"] = await grpc_server.start(settings.host, settings.grpc_port)
+        ready["grpc_port"] = await grpc_server.start(settings.host, settings.grpc_port, tls)
     http: _HttpServer | None = None
     if app is not None:
-        http = _HttpServer(app, settings)
+        http = _HttpServer(app, settings, tls)
         ready["http_port"] = http.port
         await http.start()
     if grpc_server is not None:
@@ -65,7 +67,7 @@ def _settle() -> None:
 
 
 class _HttpServer:
-    def __init__(self, app: FastAPI, settings: ServiceSettings) -> None:
+    def __init__(self, app: FastAPI, settings: ServiceSettings, tls: ServerTls | None) -> None:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         # asyncio sends small answers at once (TCP_NODELAY) only where the protocol is named.
         self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -87,6 +89,7 @@ class _HttpServer:
                 proxy_headers=False,
                 timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
                 lifespan="on",
+                ssl_context_factory=(lambda *_: tls.context()) if tls else None,
             )
         )
         self._task: asyncio.Task[None] | None = None

@@ -74,5 +74,6 @@ class ServerTls:
 
 
 def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
-    assert pem.key is not None and pem.certificate is not None
+    assert pem.key is not None
+    assert pem.certificate is not None
     return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.ca)
