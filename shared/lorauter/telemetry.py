@@ -45,9 +45,7 @@ def configure_logging(service: str, level: str = "info", log_format: str = "json
     structlog.contextvars.bind_contextvars(service=service)
 
 
-def _in_trace(
-    _: object, __: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
+def _in_trace(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Names the trace and the span that a line was written in."""
     if (found := tracing.ids()) is not None:
         event["trace_id"], event["span_id"] = found

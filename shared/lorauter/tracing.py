@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Value = str | bool | int | float | Sequence[str]
 Attributes = Mapping[str, Value]
 Carrier = Mapping[str, str]
-"""A place in a trace as W3C Trace Context writes it: ``traceparent`` and, where there is one, ``tracestate``."""
+"""A place in a trace as W3C Trace Context writes it: ``traceparent`` and, if there is one, ``tracestate``."""
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """Variables of OpenTelemetry's that name the receiver; the first that is set counts."""
@@ -39,6 +40,10 @@ class Span:
 
     def end(self) -> None:
         """Ends it; what comes later changes nothing."""
+
+    def within(self) -> AbstractContextManager[Any]:
+        """Makes it the current one until the block ends, and does not end it."""
+        return self
 
     def __enter__(self) -> Self:
         """Makes it the current one until the block ends, which ends it."""

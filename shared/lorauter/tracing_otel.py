@@ -11,10 +11,11 @@ import atexit
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import Token
 from importlib.metadata import version
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
@@ -119,6 +120,9 @@ class _Recorded(Span):
     def end(self) -> None:
         if self._span.is_recording():
             self._span.end()
+
+    def within(self) -> AbstractContextManager[Any]:
+        return trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
 
     def __enter__(self) -> Self:
         self._token = contexts.attach(trace.set_span_in_context(self._span))

@@ -35,6 +35,16 @@ class Settings(ServiceSettings):
     snapshot_poll_seconds: float = Field(
         1.0, gt=0, le=60, description="How often pools and backends are read from the router."
     )
+    trace_prompts: bool = Field(
+        False,
+        description="Whether spans may hold prompts and answers, as `gen_ai.input.messages` and "
+        "`gen_ai.output.messages`; only where traces are on, and with care: whoever reads traces reads them.",
+    )
+    log_requests: bool = Field(
+        False,
+        description="Whether each generation is a line of the log: outcome, seconds, decision, adapters, "
+        "backend; never its texts.",
+    )
     conversation_margin: float = Field(
         MARGIN,
         ge=0,

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import uvloop
 
+from lorauter import tracing
 from lorauter.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from lorauter.server.grpc import GrpcServer
 from lorauter.server.run import serve
@@ -22,6 +23,7 @@ from lorauter_gateway.api.http import create_http
 from lorauter_gateway.config import Settings
 from lorauter_gateway.domain.stickiness import Stickiness
 from lorauter_gateway.service import Gateway
+from lorauter_gateway.service.admission import Admission
 from lorauter_gateway.service.replicas import Replicas
 
 _log = get_logger(__name__)
@@ -31,6 +33,7 @@ def main() -> None:
     """Runs the gateway until SIGTERM."""
     settings = Settings.load()
     configure_logging("gateway", settings.log_level, settings.log_format)
+    tracing.configure("gateway", settings.trace_prompts)
     _log.info("gateway.settings.read", **settings.redacted())
     uvloop.run(run(settings))
 
@@ -57,7 +60,7 @@ async def assembled(settings: Settings) -> AsyncIterator[Gateway]:
             router,
             replicas,
             RedisComposites(link, settings.tenant) if link else None,
-            settings.max_concurrent_requests,
+            Admission(settings.max_concurrent_requests, settings.log_requests),
             settings.route_timeout_seconds,
             Stickiness(settings.conversation_margin),
         )

@@ -27,6 +27,20 @@ DEGRADED = Counter(
     "Answers of something else than what was decided, by why.",
     ["pool", "reason"],
 )
+SERVED = Counter(
+    "lorauter_gateway_served",
+    "Answers begun, by pool, how adapters were composed (exact, composite, single, base), kind of backend.",
+    ["pool", "composition", "kind"],
+)
+BACKEND_SECONDS = Histogram(
+    "lorauter_gateway_backend_seconds",
+    "Seconds from asking a backend until the answer's first piece, and until its end; one piece: both.",
+    ["backend", "until"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+)
+TOKENS = Counter(
+    "lorauter_gateway_tokens", "Tokens of answers that came to their end, by kind.", ["pool", "kind"]
+)
 REPLICAS = Gauge("lorauter_gateway_replicas", "Replicas of a backend by state.", ["backend", "state"])
 REPLICA_IN_FLIGHT = Gauge(
     "lorauter_gateway_backend_in_flight",

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from lorauter.errors import Internal, InvalidArgument, LorauterError
 from lorauter.server.access import Gate, GrpcAccess
 from lorauter.server.tls import ServerTls
+from lorauter.server.traces import grpc_traces
 from lorauter.telemetry import get_logger
 
 ERROR_DOMAIN = "lorauter"
@@ -36,7 +37,7 @@ class GrpcServer:
 
     def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES, gate: Gate | None = None) -> None:
         self._announced: dict[str, ServiceDescriptor] = {}
-        interceptors: list[grpc.aio.ServerInterceptor] = [ErrorInterceptor()]
+        interceptors: list[grpc.aio.ServerInterceptor] = [*grpc_traces(), ErrorInterceptor()]
         if gate is not None:
             interceptors.append(GrpcAccess(gate, self._announced))
         self.server = grpc.aio.server(

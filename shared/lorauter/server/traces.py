@@ -22,11 +22,6 @@ def grpc_traces() -> list[grpc.aio.ServerInterceptor]:
     return [GrpcTraces()] if tracing.is_on() else []
 
 
-def call_traces() -> list[grpc.aio.ClientInterceptor]:
-    """Returns what a channel needs to carry traces on: nothing while they are off."""
-    return [CallTraces()] if tracing.is_on() else []
-
-
 def http_traces(app: ASGIApp) -> ASGIApp:
     """Returns an application that continues traces: itself while they are off."""
     return HttpTraces(app) if tracing.is_on() else app
@@ -136,34 +131,3 @@ class HttpTraces:
                 if route := getattr(scope.get("route"), "path", ""):
                     span.rename(f"{method} {route}")
                     span.set({"http.route": route})
-
-
-def _decoded(method: str | bytes) -> str:
-    return method if isinstance(method, str) else method.decode()
-
-
-class CallTraces(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc,type-arg,unused-ignore]
-    """Makes a span of every call to another service that a trace leads to, and tells that service of it."""
-
-    async def intercept_unary_unary(
-        self,
-        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Any],
-        client_call_details: grpc.aio.ClientCallDetails,
-        request: Any,
-    ) -> Any:
-        """See grpc.aio.UnaryUnaryClientInterceptor."""
-        if tracing.ids() is None:
-            return await continuation(client_call_details, request)
-        method = _decoded(client_call_details.method).removeprefix("/")
-        with tracing.span(method, "client", rpc_attributes(method)) as span:
-            metadata = grpc.aio.Metadata(*(client_call_details.metadata or ()), *tracing.carrier().items())
-            call = await continuation(client_call_details._replace(metadata=metadata), request)
-            try:
-                code = await call.code()
-            except BaseException:
-                call.cancel()
-                raise
-            span.set({"rpc.response.status_code": code.name})
-            if code is not grpc.StatusCode.OK:
-                span.fail(code.name)
-            return call

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from lorauter import tracing
 from lorauter.errors import LorauterError
 from lorauter_gateway.adapters.connections import Connections
 from lorauter_gateway.adapters.faults import Fault, broken, event_fault, refusal, translated
@@ -106,7 +107,7 @@ class Exchange:
     ) -> aiohttp.ClientResponse:
         # a redirect would send prompts where nobody registered a backend
         return await self._connections.session.request(
-            method, self.url + path, json=body, allow_redirects=False
+            method, self.url + path, json=body, headers=tracing.carrier(), allow_redirects=False
         )
 
     async def _refused(self, response: aiohttp.ClientResponse) -> Fault:

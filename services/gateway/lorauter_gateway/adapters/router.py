@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from lorauter import tracing
 from lorauter.client import AsyncClient, RetryPolicy
 from lorauter.errors import LorauterError, Unavailable
 from lorauter.router.v1.router_pb2 import (
@@ -14,10 +15,13 @@ from lorauter.router.v1.router_pb2 import (
     RouteRequest,
     RouteResponse,
 )
+from lorauter.server.traces import rpc_attributes
 from lorauter.telemetry import get_logger
 from lorauter_gateway import metrics
 
 _log = get_logger(__name__)
+_ROUTE = "lorauter.router.v1.RouterService/Route"
+_ROUTE_ATTRIBUTES = rpc_attributes(_ROUTE)
 _RETRY = RetryPolicy(attempts=2, first_seconds=0.05)
 _SNAPSHOT_SECONDS = 5.0
 _PAGE = 1000
@@ -33,13 +37,14 @@ class GrpcRouter:
 
     async def route(self, request: RouteRequest, timeout_seconds: float) -> RouteResponse:
         """See ports.Router."""
-        with _typed():
+        with _typed(), tracing.span(_ROUTE, "client", _ROUTE_ATTRIBUTES):
             return await self._client.router.transport.unary(
-                "/lorauter.router.v1.RouterService/Route",
+                f"/{_ROUTE}",
                 request,
                 RouteResponse,
                 idempotent=True,
                 timeout_seconds=timeout_seconds,
+                metadata=tuple(tracing.carrier().items()),
             )
 
     async def resolve(self, pool: str, adapter: str, timeout_seconds: float) -> ResolveAdapterResponse:

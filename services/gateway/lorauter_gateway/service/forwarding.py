@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TypeVar
 
+from lorauter import tracing
 from lorauter.errors import Exhausted, LorauterError
 from lorauter.router.v1.router_pb2 import RouteResponse
 from lorauter_gateway import metrics
@@ -16,6 +17,7 @@ from lorauter_gateway.domain.placement import Place, ordered
 from lorauter_gateway.domain.plan import Option, Plan, Skipped, Why, Wish, instead, not_servable
 from lorauter_gateway.ports import BackendCall, BackendFailed, Driver, Takes
 from lorauter_gateway.service.admission import Slot
+from lorauter_gateway.service.inference import begun, composition_name
 from lorauter_gateway.service.preparing import Preparer
 from lorauter_gateway.service.replica import Pool, Replica, Visit
 from lorauter_gateway.service.replicas import backends_full
@@ -137,9 +139,12 @@ class Forwarder:
             raise trouble.final(request)
         visit = Visit(replica)
         try:
-            plan = await self._preparer.prepare(visit, option, wish.keeps_decision)
+            with tracing.span("prepare"):
+                plan = await self._preparer.prepare(visit, option, wish.keeps_decision)
             visit.served_name = plan.served_name
-            result = await ask(replica.endpoint.driver, _call(request, plan, trouble))
+            visit.asked(begun(request.generation, plan, replica.endpoint, pool.snapshot.base_model))
+            with visit.span.within():
+                result = await ask(replica.endpoint.driver, _call(request, plan, trouble))
         except Skipped as skipped:
             visit.close()
             trouble.skipped(skipped)
@@ -160,6 +165,7 @@ class Forwarder:
             plan = instead(plan, wish.first, first)
         if plan.why is not None:
             metrics.DEGRADED.labels(pool.id, plan.why).inc()
+        metrics.SERVED.labels(pool.id, composition_name(plan.composition), replica.endpoint.kind).inc()
         base_model = pool.snapshot.base_model
         return result, Serving(request.decision, plan, replica.endpoint, base_model, request.kept), visit
 

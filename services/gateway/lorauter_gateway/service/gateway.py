@@ -35,7 +35,7 @@ class Gateway:
         router: Router,
         replicas: Replicas,
         composites: Composites | None,
-        max_concurrent_requests: int,
+        admission: Admission,
         route_timeout_seconds: float,
         stickiness: Stickiness,
     ) -> None:
@@ -43,7 +43,7 @@ class Gateway:
         self._replicas = replicas
         self._preparer = Preparer(replicas, composites)
         self._forwarder = Forwarder(self._preparer)
-        self._admission = Admission(max_concurrent_requests)
+        self._admission = admission
         self._route_timeout_seconds = route_timeout_seconds
         self._stickiness = stickiness
 
@@ -112,8 +112,9 @@ class Gateway:
             async with within(deadline_in(generation.timeout_seconds)):
                 request = await self._resolve(generation, slot)
                 answer, serving, visit = await self._forwarder.forward(request, _generate)
+                slot.served(serving)
                 self._stickiness.served(request.conversation, serving.plan.adapters)
-                visit.succeeded()
+                visit.succeeded(answer)
                 visit.close()
                 return answer, serving
 
@@ -125,6 +126,7 @@ class Gateway:
             async with within(deadline):
                 request = await self._resolve(generation, slot)
                 pieces, serving, visit = await self._forwarder.forward(request, _stream)
+                slot.served(serving)
                 self._stickiness.served(request.conversation, serving.plan.adapters)
         except BaseException as error:
             slot.end(error)
@@ -143,6 +145,7 @@ class Gateway:
                 return Request(await self._pool(pin.pool), wish_pin(pin), None, generation, slot)
             asked = _route_request(generation)
             choice = self._stickiness.choose(asked, await self.route(asked))
+            slot.decided(choice.decision)
             pool = await self._pool(choice.decision.pool)
             wish = wish_decision(choice.decision, pool.snapshot.serving.refuse_degraded)
             return Request(pool, wish, choice.decision, generation, slot, choice.key, choice.reason)

@@ -6,14 +6,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from time import perf_counter
 
+from lorauter import tracing
 from lorauter.router.v1.router_pb2 import PoolSnapshot
 from lorauter.telemetry import get_logger
 from lorauter_gateway import metrics
 from lorauter_gateway.domain.catalog import Catalog
 from lorauter_gateway.domain.health import Health, State
 from lorauter_gateway.domain.limits import InFlight, RetryBudget
+from lorauter_gateway.domain.model import Answer
 from lorauter_gateway.ports import BackendFailed, Endpoint, Limits, Takes
+from lorauter_gateway.service.inference import answered
 
 _log = get_logger(__name__)
 
@@ -57,6 +61,8 @@ class Replica:
         self.incarnation = 0
         self.is_lost = False
         self.gauge = metrics.REPLICA_IN_FLIGHT.labels(endpoint.backend_id)
+        self.until_first = metrics.BACKEND_SECONDS.labels(endpoint.backend_id, "first")
+        self.until_whole = metrics.BACKEND_SECONDS.labels(endpoint.backend_id, "whole")
         self._most = most
         self._clock = clock
         self._counted: State | None = None
@@ -220,6 +226,8 @@ class Visit:
         self._on_close: Callable[[], None] | None = None
         self._is_open = True
         self._is_judged = False
+        self.span = tracing.OFF
+        self._since = perf_counter()
         replica.in_flight.enter()
         replica.health.begin()
         replica.gauge.inc()
@@ -228,18 +236,33 @@ class Visit:
         """Calls ``drop`` when the visit is closed."""
         self._on_close = drop
 
+    def asked(self, span: tracing.Span) -> None:
+        """Notes that the replica is asked now, which is what ``span`` is of."""
+        self.span = span
+        self._since = perf_counter()
+
     def began(self) -> None:
         """Notes that the replica has begun to answer."""
+        self.replica.until_first.observe(perf_counter() - self._since)
         self.replica.began()
 
-    def succeeded(self) -> None:
+    def succeeded(self, answer: Answer | None = None) -> None:
         """Notes that the replica answered."""
         self._is_judged = True
+        self.replica.until_whole.observe(perf_counter() - self._since)
+        if answer is not None:
+            answered(self.span, answer)
+            for kind, count in (
+                ("prompt", answer.usage.prompt_tokens),
+                ("completion", answer.usage.completion_tokens),
+            ):
+                metrics.TOKENS.labels(self.replica.pool.id, kind).inc(count)
         self.replica.succeeded()
 
     def failed(self, failure: BackendFailed) -> None:
         """Notes that it did not."""
         self._is_judged = True
+        self.span.fail(failure.error.reason)
         if not failure.is_fault:
             self.replica.health.end()
         self.replica.failed(failure)
@@ -251,6 +274,8 @@ class Visit:
         self._is_open = False
         if not self._is_judged:
             self.replica.health.end()
+            self.span.fail("UNFINISHED")
+        self.span.end()
         self.replica.in_flight.leave()
         self.replica.gauge.dec()
         if self._on_close is not None:

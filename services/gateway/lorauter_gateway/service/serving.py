@@ -90,7 +90,7 @@ class OpenStream:
             self._end(error)
             raise
         if piece.finish is not None:
-            self._visit.succeeded()
+            self._visit.succeeded(piece.finish)
             self._end(None)
         return piece
 
