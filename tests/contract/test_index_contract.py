@@ -320,6 +320,8 @@ def test_every_call_says_unavailable_when_nothing_listens(tenant):
     snap = snapshot(tenant, 1, [task(1)])
     for call in (
         lambda: index.published(tenant),
+        lambda: index.markers(),
+        lambda: index.markers([tenant]),
         lambda: index.read(tenant),
         lambda: index.publish(snap, []),
         lambda: index.verify(snap, []),
@@ -336,9 +338,9 @@ def test_aliases_name_the_collections_of_the_encoder_when_published(tenant):
     index.publish(snapshot(tenant, 2, [task(1, dimension=4)], encoder=OTHER), [])
     held = {alias.alias_name: alias.collection_name for alias in client.get_aliases().aliases}
     assert held == {
-        "tasks": "lorauter-tasks-cdcdcdcdcdcd-v5",
-        "examples": "lorauter-examples-cdcdcdcdcdcd-v5",
-        "profiles": "lorauter-profiles-v5",
+        "tasks": "lorauter-tasks-cdcdcdcdcdcd-v6",
+        "examples": "lorauter-examples-cdcdcdcdcdcd-v6",
+        "profiles": "lorauter-profiles-v6",
     }
 
 
@@ -354,9 +356,40 @@ def test_collections_go_when_no_tenant_is_of_their_encoder_any_more(tenant):
     assert index.drop_former(unused_seconds=3600) == 0
     assert index.drop_former(unused_seconds=0) == 2
     names = {collection.name for collection in client.get_collections().collections}
-    assert {name for name in names if "abababababab" in name} == {"theirs-lorauter-tasks-abababababab-v5"} | {
-        "theirs-lorauter-examples-abababababab-v5"
+    assert {name for name in names if "abababababab" in name} == {"theirs-lorauter-tasks-abababababab-v6"} | {
+        "theirs-lorauter-examples-abababababab-v6"
     }
     assert index.read(tenant).encoder_digest == OTHER
     publish(index, snapshot(tenant, 3, [task(1)]))
     assert index.read(tenant).encoder_digest == ENCODER
+
+
+def test_markers_name_every_tenant_that_has_something_published(index, tenant):
+    other, nobody = tenant + "-b", tenant + "-c"
+    digests = {name: publish(index, snapshot(name, 3, [task(1)])).digest for name in (tenant, other)}
+    found = index.markers()
+    assert {name: found[name] for name in (tenant, other)} == {name: (3, digests[name]) for name in digests}
+    assert nobody not in found
+    assert index.markers([other, nobody]) == {other: (3, digests[other])}
+    index.clear(other)
+    assert other not in index.markers()
+    assert index.markers([other]) == {}
+    assert index.markers([tenant]) == {tenant: (3, digests[tenant])}
+
+
+def test_markers_are_all_found_when_there_are_more_than_a_page(monkeypatch, tenant):
+    monkeypatch.setattr("lorauter.index.collections.ID_BATCH", 2)
+    index = QdrantIndex(QdrantClient(":memory:"))
+    assert index.markers() == index.markers([tenant]) == {}
+    names = {f"{tenant}-{number}" for number in range(5)}
+    for name in names:
+        index.publish(snapshot(name, 1, []), [])
+    assert index.markers().keys() == names
+    assert index.markers(sorted(names)).keys() == names
+
+
+def test_snapshot_is_read_again_when_it_was_forgotten(index, tenant):
+    publish(index, snapshot(tenant, 1, [task(1)]))
+    held = index.read(tenant)
+    index.forget(tenant)
+    assert same(index.read(tenant), held)

@@ -171,7 +171,7 @@ def test_search_says_unavailable_when_the_tasks_are_gone_but_the_marker_is_not(t
     client = QdrantClient(":memory:")
     index = QdrantIndex(client)
     index.publish(snapshot(tenant, 1, [task(1)]), [])
-    client.delete_collection("lorauter-tasks-5e5e5e5e5e5e-v5")
+    client.delete_collection("lorauter-tasks-5e5e5e5e5e5e-v6")
     with pytest.raises(LorauterError) as caught:
         index.search(search(tenant))
     assert caught.value.reason == "INDEX_UNAVAILABLE"

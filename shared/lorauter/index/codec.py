@@ -32,8 +32,11 @@ from lorauter.routing.whitening import Packed
 
 Payload = dict[str, Any]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Version of the points' layout; a new one means new collections."""
+
+MARKER = "marker"
+"""The ``kind`` of markers, by which all of them are found."""
 
 _NAMESPACE = uuid.UUID("6f7dfc62-6d2a-5a0f-9d5b-4a1b3a2f0c11")
 

@@ -84,12 +84,12 @@ def is_absent(error: Unavailable) -> bool:
 
 def ensure(client: QdrantClient, names: Collections, dimension: int | None) -> None:
     """Creates what is missing; without a dimension only the collection of roots and markers."""
+    keyword = models.PayloadSchemaType.KEYWORD
     if not client.collection_exists(names.profiles):
-        _create(client, names.profiles, {}, {}, {"generation": models.PayloadSchemaType.INTEGER})
+        _create(client, names.profiles, {}, {}, {"kind": keyword})
     if dimension is None:
         return
     dense = {DENSE: models.VectorParams(size=dimension, distance=models.Distance.DOT)}
-    keyword = models.PayloadSchemaType.KEYWORD
     if not client.collection_exists(names.tasks):
         searched = {"pool": keyword, "tags": keyword, "task_id": keyword}
         _create(client, names.tasks, dense, {LEXICAL: models.SparseVectorParams()}, searched)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -25,6 +25,11 @@ class MemoryIndex:
         """See SnapshotIndex."""
         snapshot = self._snapshots.get(tenant)
         return None if snapshot is None else (snapshot.generation, snapshot.digest)
+
+    def markers(self, tenants: Sequence[str] = ()) -> Mapping[str, tuple[int, str]]:
+        """See SnapshotIndex."""
+        found = {tenant: self.published(tenant) for tenant in tenants or list(self._snapshots)}
+        return {tenant: marker for tenant, marker in found.items() if marker is not None}
 
     def read(self, tenant: str, held: Snapshot | None = None) -> Snapshot:
         """See SnapshotIndex."""
@@ -75,6 +80,9 @@ class MemoryIndex:
         with self._lock:
             self._snapshots.pop(tenant, None)
             self._points.pop(tenant, None)
+
+    def forget(self, tenant: str) -> None:
+        """See SnapshotIndex; readers' snapshots are the stored ones here."""
 
     def close(self) -> None:
         """See SnapshotIndex."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,6 +92,12 @@ class SnapshotIndex(Protocol):
     def published(self, tenant: str) -> tuple[int, str] | None:
         """Returns the published generation and its root's digest, or None for an empty index."""
 
+    def markers(self, tenants: Sequence[str] = ()) -> Mapping[str, tuple[int, str]]:
+        """Returns ``published`` of every tenant, or of these, that has something published; cheap.
+
+        Each is as of a moment during the call.
+        """
+
     def read(self, tenant: str, held: Snapshot | None = None) -> Snapshot:
         """Returns the published snapshot, of exactly one generation.
 
@@ -128,6 +134,9 @@ class SnapshotIndex(Protocol):
 
     def clear(self, tenant: str) -> None:
         """Deletes all of a tenant, marker first; for a registry that was restored or made anew."""
+
+    def forget(self, tenant: str) -> None:
+        """Lets go of what is remembered to read a tenant's next snapshot sooner."""
 
     def close(self) -> None:
         """Releases connections."""

@@ -12,7 +12,7 @@ serves exactly them::
     POST /collections/aliases                            create_alias, delete_alias
     PUT  /collections/{name}/points?wait=true            points, update_filter (range on `generation`)
     POST /collections/{name}/points                      by ids; with_payload, with_vector
-    POST /collections/{name}/points/scroll               ids, with_payload
+    POST /collections/{name}/points/scroll               with_payload; filter: match value
     POST /collections/{name}/points/query/batch          dense and sparse; filter: match value, must_not any
     POST /collections/{name}/points/count                exact; filter: match value and any, range, has_id
     POST /collections/{name}/points/delete?wait=true     by ids, or the same filters
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from qdrant_client import QdrantClient, models
@@ -33,6 +33,7 @@ from lorauter.errors import Unavailable
 from lorauter.failpoints import reach
 from lorauter.index import collections as layout
 from lorauter.index.codec import (
+    MARKER,
     Parts,
     Payload,
     Tree,
@@ -90,6 +91,18 @@ class QdrantIndex:
                 return None
             raise
         return None if marker is None else (int(marker["generation"]), str(marker["root"]))
+
+    def markers(self, tenants: Sequence[str] = ()) -> Mapping[str, tuple[int, str]]:
+        """See SnapshotIndex."""
+        try:
+            with reachable():
+                found = list(self._named_markers(tenants) if tenants else self._all_markers())
+        except Unavailable as error:
+            if layout.is_absent(error):
+                return {}
+            raise
+        payloads = (record.payload for record in found if record.payload is not None)
+        return {str(each["tenant"]): (int(each["generation"]), str(each["root"])) for each in payloads}
 
     def read(self, tenant: str, held: Snapshot | None = None) -> Snapshot:
         """See SnapshotIndex.
@@ -191,11 +204,31 @@ class QdrantIndex:
             for role in ("profiles", "tasks", "examples"):
                 if self._prefix + role in held:
                     self._client.delete(self._prefix + role, chosen, wait=True)
+        self.forget(tenant)
+
+    def forget(self, tenant: str) -> None:
+        """See SnapshotIndex."""
         self._held.pop(tenant, None)
 
     def close(self) -> None:
         """See SnapshotIndex."""
         self._client.close()
+
+    def _named_markers(self, tenants: Sequence[str]) -> Iterator[models.Record]:
+        for batch in layout.in_batches([marker_id(tenant) for tenant in tenants], layout.ID_BATCH):
+            yield from self._client.retrieve(self._profiles, batch, with_payload=True)
+
+    def _all_markers(self) -> Iterator[models.Record]:
+        condition = models.FieldCondition(key="kind", match=models.MatchValue(value=MARKER))
+        chosen = models.Filter(must=[condition])
+        offset = None
+        while True:
+            records, offset = self._client.scroll(
+                self._profiles, chosen, limit=layout.ID_BATCH, offset=offset, with_payload=True
+            )
+            yield from records
+            if offset is None:
+                return
 
     def _used(self) -> set[str]:
         """Returns the collections that published roots name tasks and examples of."""

@@ -8,6 +8,7 @@ from qdrant_client import QdrantClient, models
 
 from lorauter.index import collections as layout
 from lorauter.index.codec import (
+    MARKER,
     Payload,
     TaskPoint,
     Tree,
@@ -105,7 +106,7 @@ class SnapshotWriter:
         marker = models.PointStruct(
             id=marker_id(tenant),
             vector={},
-            payload={"tenant": tenant, "generation": generation, "root": self._tree.digest},
+            payload={"kind": MARKER, "tenant": tenant, "generation": generation, "root": self._tree.digest},
         )
         self._client.upsert(
             self._names.profiles,

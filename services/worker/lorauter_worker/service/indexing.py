@@ -168,9 +168,10 @@ def marker_is_behind(engine: Engine, index: SnapshotIndex) -> bool:
         rows = connection.execute(
             text("SELECT tenant, published FROM generation WHERE published IS NOT NULL")
         ).all()
+    markers = index.markers()
     for tenant, published in rows:
         telemetry.PUBLISHED.labels(tenant=tenant).set(published)
-        marker = index.published(tenant)
+        marker = markers.get(tenant)
         if marker is None or marker[0] < published:
             return True
     return False
