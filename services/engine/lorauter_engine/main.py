@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from fastapi import FastAPI
 
+from lorauter import tracing
 from lorauter.errors import FailedPrecondition
 from lorauter.lora.store import AdapterStore
 from lorauter.server.run import serve
@@ -57,7 +58,7 @@ def wired(settings: Settings) -> Iterator[FastAPI]:
     )
     scheduler.start()
     try:
-        yield application(served, settings.max_body_bytes)
+        yield application(served, settings.max_body_bytes, settings.backend_key.get_secret_value())
     finally:
         scheduler.stop()
 
@@ -69,6 +70,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     settings = Settings.load()
     configure_logging("engine", settings.log_level, settings.log_format)
+    tracing.configure("engine")
     _log.info("engine.settings.loaded", **settings.redacted())
     try:
         with wired(settings) as app:

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from fastapi import FastAPI
 
+from lorauter import tracing
 from lorauter.errors import LorauterError
 from lorauter.lora.check import Limits
 from lorauter.lora.store import AdapterStore
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     settings = Settings.load()
     configure_logging("registry", settings.log_level, settings.log_format)
+    tracing.configure("registry")
     refuse_other_schema(str(settings.database_url))
     asyncio.run(run(settings))
 

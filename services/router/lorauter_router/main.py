@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from lorauter import tracing
 from lorauter.encoder import Encoder, load_encoder
 from lorauter.index import QdrantIndex, SnapshotIndex
 from lorauter.router.v1 import router_pb2, router_pb2_grpc
@@ -108,6 +109,7 @@ def main() -> None:
     """Reads the environment and serves."""
     settings = Settings.load()
     configure_logging("router", settings.log_level, settings.log_format)
+    tracing.configure("router")
     _log.info("router.settings.loaded", **settings.redacted())
     asyncio.run(run(settings))
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from lorauter import tracing
 from lorauter.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -162,11 +163,15 @@ class RouterService:
                 served = await self._served_for(questions, timeout_seconds)
                 asked = self._asked(questions, served)
                 at = time.perf_counter()
-                asked = await self._encoded(asked, served)
+                with tracing.span("encode", attributes={"lorauter.queries": len(asked)}):
+                    asked = await self._encoded(asked, served)
                 encode_seconds = time.perf_counter() - at
                 metrics.STAGE_SECONDS.labels("encode").observe(encode_seconds)
                 asked = await self._narrowed(asked, served)
-                return await self._decide(asked, served, began, encode_seconds)
+                with tracing.span("decide") as span:
+                    answers = await self._decide(asked, served, began, encode_seconds)
+                    span.set(described(answers[0]) if tracing.is_on() else {})
+                return answers
         except TimeoutError:
             raise DeadlineExceeded(
                 "DEADLINE_EXCEEDED", "the deadline passed before the query was routed: allow more time"
@@ -201,7 +206,8 @@ class RouterService:
         wait = self._wait_seconds
         if timeout_seconds is not None:
             wait = max(0.0, min(wait, _ANSWER_SHARE * timeout_seconds))
-        await self._source.reached(wanted, wait)
+        with tracing.span("wait"):
+            await self._source.reached(wanted, wait)
         metrics.STAGE_SECONDS.labels("wait").observe(time.perf_counter() - began)
         served = self._source.current()
         if served.snapshot.snapshot.generation < wanted:
@@ -270,7 +276,8 @@ class RouterService:
                 return each
             at = time.perf_counter()
             options = each.question.options
-            few = await self._narrower.candidates(served.snapshot, each.pool, each.query, options)
+            with tracing.span("search"):
+                few = await self._narrower.candidates(served.snapshot, each.pool, each.query, options)
             seconds = time.perf_counter() - at
             metrics.STAGE_SECONDS.labels("search").observe(seconds)
             return replace(each, few=few, search_seconds=seconds)
@@ -339,6 +346,22 @@ class RouterService:
                 terms=made.terms if self._log.keeps_features else None,
             )
         )
+
+
+def described(answer: Answer) -> tracing.Attributes:
+    """Returns the attributes of the span in which a query was decided; none says what it was."""
+    decision = answer.decision
+    return {
+        "lorauter.decision": answer.decision_id,
+        "lorauter.pool": answer.pool,
+        "lorauter.generation": answer.generation,
+        "lorauter.stale": answer.stale,
+        "lorauter.strategy": decision.strategy,
+        "lorauter.action": decision.action.value,
+        "lorauter.typicality": decision.typicality,
+        "lorauter.adapters": [f"{each.arm.adapter_id}@{each.arm.version}" for each in decision.adapters],
+        "lorauter.cached": answer.timings.cached,
+    }
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, exc, text
 from sqlalchemy.engine import make_url
 from sqlmodel import Session
 
+from lorauter import tracing
 from lorauter.errors import Unavailable
 from lorauter.failpoints import reach
 from lorauter.store.tables import Outbox
@@ -93,13 +94,18 @@ def write(engine: Engine, tenant: str) -> Iterator[Write]:
     (DATABASE_UNAVAILABLE) when PostgreSQL is away, which may also happen at the commit: then the
     caller cannot know the outcome, and repeats with the same request_id.
     """
-    with translated_errors(), Session(engine, expire_on_commit=False) as session:
+    with _transaction() as span, translated_errors(), Session(engine, expire_on_commit=False) as session:
         generation, now = session.connection().execute(_NEXT_GENERATION, {"tenant": tenant}).one()
         change = Write(session, tenant, generation, now)
         yield change
+        span.set({"lorauter.generation": change.generation})
         reach("commit")
         session.commit()
         reach("committed")
+
+
+def _transaction() -> tracing.Span:
+    return tracing.span("transaction", "client", {"db.system.name": "postgresql"})
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +51,8 @@ class Calls:
         outcome = "ok"
         self._running += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, call, *arguments)
+            run = contextvars.copy_context().run  # who calls, and in which trace
+            return await asyncio.get_running_loop().run_in_executor(self._executor, run, call, *arguments)
         except LorauterError as error:
             outcome = error.reason
             raise
