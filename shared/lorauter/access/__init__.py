@@ -1,11 +1,10 @@
 """Who may do what: keys, what they allow, and who calls."""
 
-from lorauter.access.caller import OPEN_SCOPES, PUBLIC_TENANT, Caller, acting, caller, calling
+from lorauter.access.caller import PUBLIC_TENANT, Caller, acting, caller, calling, open_caller
 from lorauter.access.keys import Presented, make_key, read_key
-from lorauter.access.scopes import Scope, scope_of
+from lorauter.access.scopes import Scope, is_public, scope_of
 
 __all__ = [
-    "OPEN_SCOPES",
     "PUBLIC_TENANT",
     "Caller",
     "Presented",
@@ -13,7 +12,9 @@ __all__ = [
     "acting",
     "caller",
     "calling",
+    "is_public",
     "make_key",
+    "open_caller",
     "read_key",
     "scope_of",
 ]

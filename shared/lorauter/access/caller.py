@@ -22,7 +22,8 @@ class Caller:
     """Whom a call is answered for. An empty ``key_id`` means that access is open.
 
     ``tenant`` is whose data it sees, beside what is public. ``any_tenant`` says that it may act for
-    others. Limits are of a minute; 0 is none. ``expires`` is in seconds since 1970, None: never.
+    others; a ``guest`` acts for tenant `public` without that, in calls that are open to every tenant. Limits
+    are of a minute; 0 is none. ``expires`` is in seconds since 1970, None: never.
     """
 
     tenant: str
@@ -32,9 +33,15 @@ class Caller:
     expires: float | None = None
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
+    guest: bool = False
 
-    def require(self, asked: Scope | None, call: str) -> None:
-        """Raises PermissionDenied (SCOPE_MISSING) unless the key allows ``asked``; None is never allowed."""
+    def require(self, asked: Scope | None, call: str, public: bool = False) -> None:
+        """Returns if the key allows ``asked``; None is never allowed, and guests only what is ``public``.
+
+        Raises PermissionDenied (SCOPE_MISSING, TENANT_NOT_ALLOWED).
+        """
+        if self.guest and not public and asked is not Scope.ANY:
+            raise _not_allowed(f"the key may read what is public, but {call} is for its own tenant only")
         if asked is None or not allows(self.scopes, asked):
             held = ", ".join(sorted(self.scopes)) or "nothing"
             raise PermissionDenied(
@@ -52,12 +59,23 @@ class Caller:
         if not tenant or tenant == self.tenant:
             return self
         if not self.any_tenant:
-            raise PermissionDenied(
-                "TENANT_NOT_ALLOWED",
-                "the key may not act for another tenant: leave tenant empty",
-                field="tenant",
-            )
+            raise _not_allowed("the key may not act for another tenant")
         return replace(self, tenant=tenant)
+
+    def visiting(self, tenant: str) -> Caller:
+        """Like acting_for(), but lets every caller be a guest of tenant `public`."""
+        if tenant == PUBLIC_TENANT != self.tenant and not self.any_tenant:
+            return replace(self, tenant=tenant, guest=True)
+        return self.acting_for(tenant)
+
+
+def open_caller(tenant: str) -> Caller:
+    """Returns the caller that everybody is where access is open."""
+    return Caller(tenant, OPEN_SCOPES, any_tenant=True)
+
+
+def _not_allowed(why: str) -> PermissionDenied:
+    return PermissionDenied("TENANT_NOT_ALLOWED", f"{why}: leave tenant empty", field="tenant")
 
 
 _calling: ContextVar[Caller] = ContextVar("lorauter_caller")

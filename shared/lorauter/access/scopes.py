@@ -44,3 +44,10 @@ def scope_of(service: ServiceDescriptor, method: str) -> Scope | None:
     if number == access_pb2.SCOPE_UNSPECIFIED:
         return None
     return Scope(access_pb2.Scope.Name(number).removeprefix("SCOPE_").lower())
+
+
+@cache
+def is_public(service: ServiceDescriptor, method: str) -> bool:
+    """Returns whether every tenant may call a method of a service for tenant `public`."""
+    found = service.methods_by_name.get(method)
+    return found is not None and found.GetOptions().Extensions[access_pb2.public]

@@ -12,7 +12,16 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import Counter
 
-from lorauter.access import OPEN_SCOPES, Caller, Presented, Scope, calling, read_key, scope_of
+from lorauter.access import (
+    Caller,
+    Presented,
+    Scope,
+    calling,
+    is_public,
+    open_caller,
+    read_key,
+    scope_of,
+)
 from lorauter.errors import LorauterError, Unauthenticated
 from lorauter.settings import AccessSettings
 from lorauter.telemetry import get_logger
@@ -47,7 +56,7 @@ class OpenGate:
     """Lets everybody do everything, as one tenant; what they send as a key is not looked at."""
 
     def __init__(self, tenant: str) -> None:
-        self._caller = Caller(tenant, OPEN_SCOPES, any_tenant=True)
+        self._caller = open_caller(tenant)
 
     async def admit(self, authorization: str) -> Caller:
         """See Gate."""
@@ -105,7 +114,7 @@ async def admitted(gate: Gate, headers: Mapping[str, str]) -> Caller:
     Raises as Gate.admit, and PermissionDenied (TENANT_NOT_ALLOWED).
     """
     who = await gate.admit(headers.get(KEY_HEADER, ""))
-    return who.acting_for(headers.get(TENANT_HEADER, ""))
+    return who.visiting(headers.get(TENANT_HEADER, ""))
 
 
 def denied(error: LorauterError, call: str, who: Caller | None = None) -> None:
@@ -142,13 +151,15 @@ class GrpcAccess(grpc.aio.ServerInterceptor):
         if known is not handler:
             known_service = self._services.get(service)
             asked = scope_of(known_service, method) if known_service else None
-            guarded = self._guard(handler, path, asked)
+            public = known_service is not None and is_public(known_service, method)
+            guarded = self._guard(handler, path, asked, public)
             self._guarded[path] = (handler, guarded)
         return guarded
 
-    def _guard(self, handler: Any, path: str, asked: Scope | None) -> Any:
+    def _guard(self, handler: Any, path: str, asked: Scope | None, public: bool) -> Any:
         async def enter(context: Any) -> None:
-            await enter_as(self._gate, access_headers(context.invocation_metadata() or ()), asked, path)
+            headers = access_headers(context.invocation_metadata() or ())
+            await enter_as(self._gate, headers, asked, path, public)
 
         inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
@@ -168,15 +179,17 @@ class GrpcAccess(grpc.aio.ServerInterceptor):
         return make(guard, handler.request_deserializer, handler.response_serializer)
 
 
-async def enter_as(gate: Gate, headers: Mapping[str, str], asked: Scope | None, call: str) -> Caller:
+async def enter_as(
+    gate: Gate, headers: Mapping[str, str], asked: Scope | None, call: str, public: bool = False
+) -> Caller:
     """Returns the caller, and makes it the one of this task; writes what is refused into the audit log.
 
-    Raises as admitted(), and PermissionDenied (SCOPE_MISSING).
+    Raises as admitted() and Caller.require().
     """
     who = None
     try:
         who = await admitted(gate, headers)
-        who.require(asked, call)
+        who.require(asked, call, public)
     except LorauterError as error:
         denied(error, call, who)
         raise

@@ -57,5 +57,10 @@ SCOPE_ANY: Scope.ValueType  # 5
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 SCOPE_FIELD_NUMBER: _builtins.int
+PUBLIC_FIELD_NUMBER: _builtins.int
 scope: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Scope.ValueType]
 """What a key must allow for the method."""
+public: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
+"""Whether every tenant may make the call for tenant `public`, whose pools it sees
+anyway: for reading what such a pool consists of.
+"""
