@@ -113,6 +113,10 @@ conformance: setup ## Check engine and gateway against TGI's own document, TGI_O
 	@test -f "$(TGI_OPENAPI)" || { echo "make conformance: TGI_OPENAPI=path names no file; it is TGI's docs/openapi.json"; exit 2; }
 	@TGI_OPENAPI="$(abspath $(TGI_OPENAPI))" $(BIN)/pytest tests/conformance $(ARGS)
 
+.PHONY: try-images
+try-images: setup ## Do what the Dockerfiles do, without Docker: OUT=dir, IMAGES="gateway cli" narrows it
+	@$(BIN)/python scripts/try_image.py --out $(or $(OUT),/tmp/lorauter-images) $(or $(IMAGES),registry worker router gateway engine cli)
+
 .PHONY: helm-test
 helm-test: setup ## Lint and render the Helm chart, and check what comes out
 	@$(BIN)/pytest tests/deploy/test_helm_chart.py $(ARGS)

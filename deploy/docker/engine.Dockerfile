@@ -1,0 +1,47 @@
+# The engine. From the repository's root: docker build -f deploy/docker/engine.Dockerfile -t lorauter-engine:0.1.0 .
+FROM python:3.11.14-slim-trixie AS build
+WORKDIR /src
+COPY requirements.lock ./
+RUN pip install --no-cache-dir --constraint requirements.lock hatchling
+COPY shared shared
+COPY services/engine services/engine
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels ./shared ./services/engine \
+    && python -m venv --without-pip /opt/lorauter
+# Torch comes from where pip finds it: a CUDA build by default, a CPU build where PIP_EXTRA_INDEX_URL names an index
+# that has one.
+ARG PIP_EXTRA_INDEX_URL
+RUN pip --python /opt/lorauter/bin/python install --no-cache-dir --constraint requirements.lock /wheels/*.whl
+
+FROM python:3.11.14-slim-trixie
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="lorauter-engine" \
+      org.opencontainers.image.description="Inference server with a weighted adapter set per request" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.11.14-slim-trixie"
+RUN groupadd --gid 65532 lorauter \
+    && useradd --uid 65532 --gid 65532 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin lorauter \
+    && install --directory --owner=65532 --group=65532 /var/lib/lorauter/adapters
+COPY --from=build /opt/lorauter /opt/lorauter
+COPY deploy/docker/healthcheck.py /opt/healthcheck.py
+# TOKENIZERS_PARALLELISM is no secret.
+# hadolint ignore=DL3064
+ENV PATH=/opt/lorauter/bin:$PATH \
+    HOME=/tmp \
+    TMPDIR=/tmp \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    OMP_NUM_THREADS=1 \
+    OPENBLAS_NUM_THREADS=1 \
+    MALLOC_ARENA_MAX=2 \
+    TOKENIZERS_PARALLELISM=false \
+    LORAUTER_HOST=0.0.0.0 \
+    LORAUTER_HTTP_PORT=8080
+USER 65532:65532
+WORKDIR /tmp
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 \
+    CMD ["/opt/lorauter/bin/python", "-I", "-S", "/opt/healthcheck.py", "/healthz"]
+ENTRYPOINT ["lorauter-engine"]
