@@ -64,6 +64,13 @@ class Settings(ServiceSettings):
         description="Decisions kept for queries that come again on the same snapshot, some 3 kB each; 0 "
         "keeps none.",
     )
+    metric_names: int = Field(
+        50,
+        ge=0,
+        le=10_000,
+        description="Tasks, and adapters, that metrics of decisions tell apart: those that come most. The "
+        "rest is `other`.",
+    )
     poll_seconds: float = Field(0.25, ge=0.05, le=60, description="Time between looks for a newer snapshot.")
     believe_seconds: float = Field(
         60.0,

@@ -15,6 +15,7 @@ from lorauter.server.grpc import GrpcServer
 from lorauter.server.http import create_app
 from lorauter.server.run import serve
 from lorauter.telemetry import configure_logging, get_logger
+from lorauter_router import metrics
 from lorauter_router.adapters.decisions import NoDecisionLog, RedisDecisionLog
 from lorauter_router.adapters.encoding import BatchingEncoder
 from lorauter_router.adapters.searching import IndexNarrower
@@ -110,6 +111,7 @@ def main() -> None:
     settings = Settings.load()
     configure_logging("router", settings.log_level, settings.log_format)
     tracing.configure("router")
+    metrics.BY_TASK.most = metrics.BY_ADAPTER.most = settings.metric_names
     _log.info("router.settings.loaded", **settings.redacted())
     asyncio.run(run(settings))
 

@@ -300,6 +300,7 @@ class RouterService:
             metrics.STAGE_SECONDS.labels("total").observe(now - began)
             metrics.DECISIONS.labels(each.pool.pool_id, decision.strategy, decision.action.value).inc()
             metrics.SEARCHES.labels(search.value).inc()
+            metrics.decided(each.pool.pool_id, decision)
             timings = Timings(
                 encode_ms=0.0 if each.cached else 1e3 * encode_seconds,
                 search_ms=1e3 * each.search_seconds,

@@ -141,6 +141,7 @@ class SnapshotFollower:
             _log.info("router.snapshot.refreshed", generation=snapshot.generation)
         if swapped:
             metrics.SWAPS.inc()
+            metrics.expect(snapshot.snapshot.pools.values())
             metrics.GENERATION.set(snapshot.snapshot.generation)
             _log.info(
                 "router.snapshot.swapped",

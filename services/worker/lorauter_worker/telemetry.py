@@ -34,6 +34,39 @@ PUBLISHED = Gauge(
     registry=_OWN,
     multiprocess_mode="mostrecent",
 )
+ACCEPTED = Gauge(
+    "lorauter_accepted_generation",
+    "Newest generation that the registry accepted.",
+    ["tenant"],
+    registry=_OWN,
+    multiprocess_mode="mostrecent",
+)
+TASKS = Gauge("lorauter_tasks", "Tasks by state.", ["state"], registry=_OWN, multiprocess_mode="mostrecent")
+ADAPTERS = Gauge(
+    "lorauter_adapter_versions",
+    "Adapter versions by state.",
+    ["state"],
+    registry=_OWN,
+    multiprocess_mode="mostrecent",
+)
+OPERATIONS = Gauge(
+    "lorauter_operations_under_way",
+    "Operations that have not ended.",
+    registry=_OWN,
+    multiprocess_mode="mostrecent",
+)
+MATCHING_DONE = Gauge(
+    "lorauter_matching_evaluations_done",
+    "Evaluations done of the operations under way.",
+    registry=_OWN,
+    multiprocess_mode="mostrecent",
+)
+MATCHING_LEFT = Gauge(
+    "lorauter_matching_evaluations_left",
+    "Evaluations that they still expect.",
+    registry=_OWN,
+    multiprocess_mode="mostrecent",
+)
 PROJECTIONS = Counter(
     "lorauter_projections_total", "Projections published, by result.", ["result"], registry=_OWN
 )
@@ -78,6 +111,18 @@ MANIFESTS = Counter(
     registry=_OWN,
 )
 FAILURES = Counter("lorauter_work_failures_total", "Failed tries of work.", ["topic"], registry=_OWN)
+
+# A series that is read before it first counts must be there, at 0.
+for _topic in ("index", "matching"):
+    FAILURES.labels(_topic)
+for _counter, _results in (
+    (PROJECTIONS, ("published", "overtaken")),
+    (DECISIONS, ("stored", "dropped")),
+    (COMPOSITIONS, ("written", "refused", "recalled", "dropped")),
+    (MANIFESTS, ("proposed", "published", "written", "failed")),
+):
+    for _result in _results:
+        _counter.labels(_result)
 
 
 def export() -> None:

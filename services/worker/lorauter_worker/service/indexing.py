@@ -170,7 +170,6 @@ def marker_is_behind(engine: Engine, index: SnapshotIndex) -> bool:
         ).all()
     markers = index.markers()
     for tenant, published in rows:
-        telemetry.PUBLISHED.labels(tenant=tenant).set(published)
         marker = markers.get(tenant)
         if marker is None or marker[0] < published:
             return True

@@ -18,6 +18,7 @@ from lorauter_worker.ports import Wakeups
 from lorauter_worker.service import outbox
 from lorauter_worker.service.coordinating import WOKEN
 from lorauter_worker.service.decisions import DecisionKeeper
+from lorauter_worker.service.gauges import Gauges
 from lorauter_worker.service.indexing import marker_is_behind
 from lorauter_worker.service.recalls import Recalls
 from lorauter_worker.service.watchdog import Watchdog
@@ -45,6 +46,7 @@ class Sweep:
         whether work waits.
         """
         self._engine = engine
+        self._gauges = Gauges(engine)
         self._index = index
         self._wakeups = wakeups
         self._waiting = waiting
@@ -79,6 +81,8 @@ class Sweep:
     def once(self) -> None:
         """Sweeps once. Raises what the database raises."""
         must_reconcile = "index" in self._settings.queues and self._must_reconcile()
+        if "index" in self._settings.queues:
+            self._gauges.once()
         work_waits = False
         for topic in self._settings.queues:
             backlog = outbox.backlog(self._engine, topic)
