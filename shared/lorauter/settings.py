@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +21,7 @@ from pydantic_core import PydanticCustomError, Url
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lorauter.access import read_key
+from lorauter.backends import BackendAccess
 from lorauter.errors import InvalidArgument
 from lorauter.server.tls import ServerTls
 from lorauter.tls import Tls, WatchedTls
@@ -37,6 +39,16 @@ def _whole_key(value: SecretStr) -> SecretStr:
 
 ApiKeySecret = Annotated[SecretStr, AfterValidator(_whole_key)]
 """A whole API key, or nothing."""
+
+
+def _header_value(value: SecretStr) -> SecretStr:
+    if re.search(r"[^!-~]", value.get_secret_value()):
+        raise ValueError("holds what no header may: give printable ASCII without spaces")
+    return value
+
+
+BackendKey = Annotated[SecretStr, AfterValidator(_header_value)]
+"""A secret for inference servers, or nothing."""
 
 
 def url_field(name: str, description: str) -> Any:
@@ -163,6 +175,20 @@ class RemoteAccessSettings(AccessSettings):
                 "or let everybody in with LORAUTER_ACCESS=open"
             )
         return value
+
+
+class BackendSettings(ServiceSettings):
+    """Settings of a service that calls inference servers."""
+
+    backend_key: BackendKey = Field(
+        SecretStr(""),
+        description="Sent to inference servers as `authorization: Bearer`: what TGI and vLLM have as "
+        "`--api-key`, and the engine as this setting. What callers send never reaches them.",
+    )
+
+    def backend_access(self) -> BackendAccess:
+        """Returns how inference servers are called."""
+        return BackendAccess(self.backend_key.get_secret_value(), self.client_tls())
 
 
 def _redact(value: object) -> str:

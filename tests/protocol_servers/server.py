@@ -22,6 +22,7 @@ from tests.protocol_servers.models import EngineModel, HashModel, Model, ModelFa
 from tests.protocol_servers.weights import modules_of
 
 Body = dict[str, Any]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Generating = Callable[[web.Request, Body, Play], Awaitable[web.StreamResponse]]
 _MAX_BODY_BYTES = 32 * 1024 * 1024
 
@@ -61,6 +62,14 @@ class Server(ABC):
     def refusal(self, status: int) -> web.Response:
         """Returns the answer of a server that fails with ``status``."""
 
+    @abstractmethod
+    def guards(self, request: web.Request) -> bool:
+        """Returns whether --api-key asks this request for the key."""
+
+    @abstractmethod
+    def unauthorized(self) -> web.Response:
+        """Returns the answer to a request without the key."""
+
     def counters(self) -> dict[str, Any]:
         """Returns what GET /counters answers."""
         return self.ledger.as_json()
@@ -74,13 +83,21 @@ class Server(ABC):
 
     def application(self) -> web.Application:
         """Returns all routes."""
-        app = web.Application(client_max_size=_MAX_BODY_BYTES)
+        app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[self._checked])
         for path in self.generating:
             app.router.add_post(path, self._generate)
         self.add_routes(app.router)
         app.router.add_get("/counters", self._counters)
         app.router.add_post("/faults", self._set_faults)
         return app
+
+    @web.middleware
+    async def _checked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """--api-key, where the kind asks for it."""
+        key = self.options.api_key
+        if key and self.guards(request) and request.headers.get("authorization") != f"Bearer {key}":
+            return self.unauthorized()
+        return await handler(request)
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -160,6 +177,7 @@ def arguments(name: str) -> argparse.ArgumentParser:
     parser.add_argument("--answer-tokens", type=int, default=0, help="length of answers from hashes")
     parser.add_argument("--token-seconds", type=float, default=0.0, help="pause before each token")
     parser.add_argument("--start-seconds", type=float, default=0.0, help="how long it takes to start")
+    parser.add_argument("--api-key", default="", help="what callers must send as a bearer token")
     parser.add_argument("--journal", default="", help="file that events are appended to")
     return parser
 

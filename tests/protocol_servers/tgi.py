@@ -125,6 +125,14 @@ class TgiServer(Server):
         routes.add_get("/v1/models", self._models)
         routes.add_post("/tokenize", self._tokenize)
 
+    def guards(self, request: web.Request) -> bool:
+        """See Server: inference only; what describes the server stays open."""
+        return request.path in self.generating and request.method == "POST"
+
+    def unauthorized(self) -> web.Response:
+        """See Server."""
+        return web.Response(status=401)
+
     def counters(self) -> dict[str, Any]:
         """See Server."""
         return {**super().counters(), "adapters": list(self.adapters)}

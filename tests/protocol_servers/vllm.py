@@ -64,6 +64,14 @@ class VllmServer(Server):
             routes.add_post("/v1/load_lora_adapter", self._load)
             routes.add_post("/v1/unload_lora_adapter", self._unload)
 
+    def guards(self, request: web.Request) -> bool:
+        """See Server: vLLM's middleware asks at all paths under /v1."""
+        return request.path.startswith("/v1")
+
+    def unauthorized(self) -> web.Response:
+        """See Server."""
+        return web.json_response({"error": "Unauthorized"}, status=401)
+
     def counters(self) -> dict[str, Any]:
         """See Server."""
         return {**super().counters(), **self.adapters.counters()}

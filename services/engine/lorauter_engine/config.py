@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
-from lorauter.settings import ServiceSettings
+from lorauter.settings import BackendKey, ServiceSettings
 
 
 class Settings(ServiceSettings):
@@ -65,6 +65,11 @@ class Settings(ServiceSettings):
     )
     max_body_bytes: int = Field(
         16 * 1024**2, ge=1024, description="Largest request body; more is refused: 413."
+    )
+
+    backend_key: BackendKey = Field(
+        SecretStr(""),
+        description="Demanded of callers as `authorization: Bearer`, but for probes and metrics.",
     )
 
     @property

@@ -10,12 +10,12 @@ from pydantic_settings import NoDecode
 
 from lorauter.encoder import DEFAULT_ENCODER, Precision
 from lorauter.matching import DEFAULT_STRATEGY, STRATEGY_NAMES
-from lorauter.settings import HttpUrl, PostgresUrl, RedisUrl, ServiceSettings, url_field
+from lorauter.settings import BackendSettings, HttpUrl, PostgresUrl, RedisUrl, url_field
 
 Topic = Literal["index", "matching"]
 
 
-class Settings(ServiceSettings):
+class Settings(BackendSettings):
     """What the worker needs."""
 
     database_url: PostgresUrl = url_field("DATABASE_URL", "PostgreSQL: `postgresql://user@host:port/name`.")

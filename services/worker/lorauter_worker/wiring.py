@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import warnings
+from functools import partial
 from typing import Any
 
 from celery import Celery
@@ -187,6 +188,7 @@ def build_child(settings: Settings, app: Celery) -> Child:
         projector = Projector(engine, encoder, settings.representation_examples)
         indexer = Indexer(engine, index, projector, wakeups, settings, owner)
     if "matching" in settings.queues:
-        means = Means(engine, make_evaluator, wakeups, settings, Pace(settings.matching_rate))
+        make = partial(make_evaluator, access=settings.backend_access())
+        means = Means(engine, make, wakeups, settings, Pace(settings.matching_rate))
         matcher = Matcher(means, owner)
     return Child(indexer, matcher)

@@ -7,11 +7,12 @@ from fastapi import FastAPI
 from lorauter.errors import LorauterError
 from lorauter.server.http import create_app
 from lorauter_engine.api import bulk, openai, tgi, wire
+from lorauter_engine.api.keys import RequiresKey
 from lorauter_engine.api.tgi import Served
 
 
-def application(served: Served, max_body_bytes: int) -> FastAPI:
-    """Returns all routes; errors have TGI's form."""
+def application(served: Served, max_body_bytes: int, key: str = "") -> FastAPI:
+    """Returns all routes; errors have TGI's form. Callers need the ``key`` unless it is empty."""
 
     async def readiness() -> str:
         return "" if served.engine.is_alive() else "the scheduler has stopped"
@@ -21,4 +22,6 @@ def application(served: Served, max_body_bytes: int) -> FastAPI:
         app.add_exception_handler(kind, wire.on_error)
     for routes in (tgi.router(served), openai.router(served), bulk.router(served)):
         app.include_router(routes)
+    if key:
+        app.add_middleware(RequiresKey, key=key)
     return app

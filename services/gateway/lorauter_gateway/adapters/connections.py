@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
+
 import aiohttp
 
+from lorauter.backends import PLAIN, BackendAccess
 from lorauter_gateway.adapters.tether import Tether
 
 _KEEP_ALIVE_SECONDS = 4.0
@@ -14,17 +17,24 @@ class Connections:
     """An async context manager around one client session.
 
     ``request_timeout_seconds`` bounds the silence between two reads, not a request as a whole: deadlines are
-    the caller's. ``connect_timeout_seconds`` bounds name resolution, connecting and TLS together. No proxies
-    from the environment, no cookies, no bound on the number of connections: admission is the gateway's.
+    the caller's. ``connect_timeout_seconds`` bounds name resolution, connecting and TLS together. ``access``
+    is how servers are called; of callers' headers nothing goes to them. No proxies from the environment, no
+    cookies, no bound on the number of connections: admission is the gateway's.
     """
 
-    def __init__(self, request_timeout_seconds: float, connect_timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        request_timeout_seconds: float,
+        connect_timeout_seconds: float,
+        access: BackendAccess = PLAIN,
+    ) -> None:
         self._timeout = aiohttp.ClientTimeout(
             total=None,
             connect=connect_timeout_seconds,
             sock_connect=connect_timeout_seconds,
             sock_read=request_timeout_seconds,
         )
+        self.access = access
         self._session: aiohttp.ClientSession | None = None
         self._tethers: dict[str, Tether] = {}
 
@@ -36,7 +46,11 @@ class Connections:
             connector=connector,
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"accept-encoding": "identity", "user-agent": "lorauter-gateway"},
+            headers={
+                "accept-encoding": "identity",
+                "user-agent": "lorauter-gateway",
+                **self.access.headers,
+            },
             trust_env=False,
         )
         return self
@@ -47,6 +61,10 @@ class Connections:
             self._session = None
         for tether in self._tethers.values():
             tether.close()
+
+    def ssl_for(self, url: str) -> ssl.SSLContext | bool:
+        """Returns what a connection to ``url`` is opened with."""
+        return self.access.context() if url.startswith("https:") else True
 
     def tether(self, url: str) -> Tether:
         """Returns the connection that tells when the server at ``url`` ends."""

@@ -107,7 +107,12 @@ class Exchange:
     ) -> aiohttp.ClientResponse:
         # a redirect would send prompts where nobody registered a backend
         return await self._connections.session.request(
-            method, self.url + path, json=body, headers=tracing.carrier(), allow_redirects=False
+            method,
+            self.url + path,
+            json=body,
+            headers=tracing.carrier(),
+            allow_redirects=False,
+            ssl=self._connections.ssl_for(self.url),
         )
 
     async def _refused(self, response: aiohttp.ClientResponse) -> Fault:

@@ -104,7 +104,10 @@ def _fault(status: int, message: str, error_type: str, reason: str, headers: Map
         return BackendFailed(error, is_fault=True)
     if status == 413:
         return PayloadTooLarge("BODY_TOO_LARGE", message)
-    if status in (401, 403, 404, 405):
+    if status in (401, 403):
+        said = f"the backend answered {status} to the gateway's key: check LORAUTER_BACKEND_KEY"
+        return BackendFailed(Unavailable("BACKEND_KEY_REFUSED", said), try_elsewhere=True, is_fault=True)
+    if status in (404, 405):
         error = Unavailable("BACKEND_FAILED", f"the backend does not serve this: it answered {status}")
         return BackendFailed(error, try_elsewhere=True, is_fault=True)
     if not 400 <= status < 500:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lorauter.backends import PLAIN, BackendAccess
 from lorauter.errors import FailedPrecondition, Unavailable
 from lorauter.identifiers import backend_name
 from lorauter.prompts import GenerationSpec
@@ -36,9 +37,9 @@ class CompletionEvaluator(ABC):
     about = ""
     """What a replica that is there answers a GET of with a JSON object."""
 
-    def __init__(self, urls: Sequence[str], timeout_seconds: float) -> None:
+    def __init__(self, urls: Sequence[str], timeout_seconds: float, access: BackendAccess = PLAIN) -> None:
         """``timeout_seconds`` bounds how long a batch may go without an answer from any replica."""
-        self.replicas = Replicas(urls, timeout_seconds, IN_FLIGHT)
+        self.replicas = Replicas(urls, timeout_seconds, access, IN_FLIGHT)
         self.calls = SingleCalls(self.replicas)
         self._alone: dict[str, SingleCalls] = {}
         self._met: set[str] = {""}

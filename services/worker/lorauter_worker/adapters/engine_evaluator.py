@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lorauter.backends import PLAIN, BackendAccess
 from lorauter.telemetry import get_logger
 from lorauter_worker.adapters.engine_calls import MAX_ITEMS, EngineCalls
 from lorauter_worker.adapters.replicas import Replicas, protocol_error
@@ -29,9 +30,9 @@ class EngineEvaluator:
 
     takes_sets = True
 
-    def __init__(self, urls: Sequence[str], timeout_seconds: float) -> None:
+    def __init__(self, urls: Sequence[str], timeout_seconds: float, access: BackendAccess = PLAIN) -> None:
         """``timeout_seconds`` bounds how long a batch may go without an answer from any engine."""
-        self._replicas = Replicas(urls, timeout_seconds)
+        self._replicas = Replicas(urls, timeout_seconds, access)
         self._calls = EngineCalls(self._replicas)
         self._must_generate = False
 

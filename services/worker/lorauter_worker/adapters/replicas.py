@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from lorauter.backends import BackendAccess
 from lorauter.errors import FailedPrecondition
 from lorauter_worker.adapters.shared_work import SharedWork
 from lorauter_worker.ports import Fault
@@ -29,6 +30,7 @@ TRIES = 3
 _AWAY = frozenset({408, 425, 429, 502, 503, 504})
 _FAILED = frozenset({424, 500})
 _REFUSED = frozenset({400, 404, 422})
+_KEY_REFUSED = frozenset({401, 403})
 
 
 class Trouble(StrEnum):
@@ -85,17 +87,23 @@ class _Away:
 class Replicas:
     """Servers that answer alike, with at most ``in_flight`` calls at once on each."""
 
-    def __init__(self, urls: Sequence[str], timeout_seconds: float, in_flight: int = 1) -> None:
+    def __init__(
+        self, urls: Sequence[str], timeout_seconds: float, access: BackendAccess, in_flight: int = 1
+    ) -> None:
         """``timeout_seconds``: how long no replica may answer before the backend counts as away."""
         self.urls = [url.rstrip("/") for url in urls]
         self.timeout_seconds = timeout_seconds
+        self._access = access
         self._in_flight = in_flight
         self._slots = [url for _ in range(in_flight) for url in self.urls]
         self._away: dict[str, float] = {}
         """When each replica that is away is looked for again, by time.monotonic()."""
         self._looking = threading.Lock()
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=len(self._slots))
-        self._client = httpx.Client(trust_env=False, limits=limits)
+        # redirects are not followed: they would send validation sets where nobody registered a backend
+        self._client = httpx.Client(
+            trust_env=False, limits=limits, headers=access.headers, verify=access.context()
+        )
 
     def close(self) -> None:
         """Releases connections."""
@@ -103,7 +111,7 @@ class Replicas:
 
     def alone(self, url: str) -> Replicas:
         """Returns one of the replicas by itself, to be closed."""
-        return Replicas([url], self.timeout_seconds, self._in_flight)
+        return Replicas([url], self.timeout_seconds, self._access, self._in_flight)
 
     def keep(self, urls: Collection[str]) -> None:
         """Calls no others of the replicas any more."""
@@ -114,7 +122,7 @@ class Replicas:
         """Returns the replies in order. A replica that is away leaves its share to the others.
 
         Raises Unavailable (BACKEND_UNAVAILABLE) when none answers for ``timeout_seconds``, and
-        FailedPrecondition (BACKEND_REFUSED) when one answers what no backend of its kind does.
+        FailedPrecondition (BACKEND_REFUSED, BACKEND_KEY_REFUSED) when one answers what no backend does.
         """
         if not calls:
             return []
@@ -133,12 +141,17 @@ class Replicas:
             threads.shutdown(wait=False)  # one may still look for a replica that hangs
 
     def get(self, path: str) -> dict[str, dict[str, Any]]:
-        """Returns what each replica that is there answers to a GET, by its URL."""
+        """Returns what each replica that is there answers to a GET, by its URL.
+
+        Raises FailedPrecondition (BACKEND_KEY_REFUSED).
+        """
         found = {}
         limit = min(CONNECT_SECONDS, self.timeout_seconds / 4)
         for url in self.urls:
             try:
                 response = self._client.get(url + path, timeout=limit)
+                if response.status_code in _KEY_REFUSED:
+                    raise key_refused(url, response.status_code)
                 found[url] = response.raise_for_status().json()
             except (httpx.HTTPError, ValueError):
                 continue
@@ -210,6 +223,12 @@ def protocol_error(url: str, what: str) -> FailedPrecondition:
     )
 
 
+def key_refused(url: str, status: int) -> FailedPrecondition:
+    """Returns the error for a server that does not take our key."""
+    message = f"{url} answered {status} to the worker's key: check LORAUTER_BACKEND_KEY"
+    return FailedPrecondition("BACKEND_KEY_REFUSED", message, backend=url)
+
+
 def _has_failed(reply: Reply | _Away) -> bool:
     return isinstance(reply, Failure) and reply.trouble is Trouble.FAILED
 
@@ -240,6 +259,8 @@ def _read(url: str, response: httpx.Response) -> Reply | _Away:
     refused = Failure(Trouble.REFUSED, said, reason)
     if refused.is_not_finite or (status in _REFUSED and said):
         return refused
+    if status in _KEY_REFUSED:
+        raise key_refused(url, status)
     if status in _FAILED:
         return Failure(Trouble.FAILED, detail)
     raise protocol_error(url, f"answered {detail}")

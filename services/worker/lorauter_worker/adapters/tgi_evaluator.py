@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lorauter.backends import PLAIN, BackendAccess
 from lorauter.canary import CANARY_TEXT, Reading, has_effect
 from lorauter.errors import Unavailable
 from lorauter.prompts import GenerationSpec
@@ -32,9 +33,9 @@ class TgiEvaluator(CompletionEvaluator):
 
     about = "/info"
 
-    def __init__(self, urls: Sequence[str], timeout_seconds: float) -> None:
+    def __init__(self, urls: Sequence[str], timeout_seconds: float, access: BackendAccess = PLAIN) -> None:
         """See CompletionEvaluator."""
-        super().__init__(urls, timeout_seconds)
+        super().__init__(urls, timeout_seconds, access)
         self._bases: dict[str, Reading] = {}
         """What each replica's base makes of the canary."""
 

@@ -27,7 +27,11 @@ class HttpThread:
         self._socket = socket.create_server((settings.host, settings.http_port), family=family)
         self.port = int(self._socket.getsockname()[1])
         app = create_app("lorauter worker", readiness, _MAX_BODY_BYTES)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        tls = settings.server_tls()
+        context = (lambda *_: tls.context()) if tls else None
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, access_log=False, ssl_context_factory=context)
+        )
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
