@@ -13,9 +13,12 @@ from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Index
 from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB
 from sqlmodel import Field, SQLModel
 
+from lorauter.store.access_tables import ApiKey as ApiKey
+from lorauter.store.access_tables import AuditEntry as AuditEntry
 from lorauter.store.composition_table import Composition as Composition
 from lorauter.store.decision_table import Decision as Decision
 from lorauter.store.manifest_table import PoolManifest as PoolManifest
+from lorauter.store.outbox_table import Outbox as Outbox
 
 
 def _json(**options: Any) -> Any:
@@ -317,36 +320,6 @@ class OperationPart(SQLModel, table=True):
     alive: list[int] = _json(default_factory=list)
     """Arms alive by round, from round 1."""
     update_time: datetime = _now()
-
-
-class Outbox(SQLModel, table=True):
-    """Work that a committed change owes: written in its transaction, gone when its effect is seen.
-
-    ``topic`` is ``index`` (bring the index to the newest generation; ``key`` is the pool) or ``matching``
-    (carry on an operation; ``key`` is its id, or ``operation/task`` for a part of it). Rows hold an
-    identity, never a payload: the worker reads the current state. A row is free when ``lease_until`` is
-    past; ``fence`` grows with every claim, and only the newest claim may finish the row.
-    """
-
-    __table_args__ = (
-        Index("outbox_due", "topic", "available_at"),
-        Index("outbox_key", "tenant", "topic", "key"),
-    )
-
-    id: int | None = Field(default=None, sa_column=Column(BigInteger, primary_key=True, autoincrement=True))
-    tenant: str
-    topic: str
-    key: str
-    generation: int = _generation()
-    priority: int = 0
-    """Higher ones are claimed first."""
-    attempts: int = 0
-    fence: int = Field(default=0, sa_type=BigInteger)
-    lease_owner: str = ""
-    available_at: datetime = _now()
-    lease_until: datetime | None = _time()
-    last_error: str = ""
-    create_time: datetime = _now()
 
 
 class CachedEmbedding(SQLModel, table=True):
