@@ -19,7 +19,8 @@ LABEL org.opencontainers.image.title="lorauter-cli" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.base.name="docker.io/library/python:3.11.14-slim-trixie"
 RUN groupadd --gid 65532 lorauter \
-    && useradd --uid 65532 --gid 65532 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin lorauter
+    && useradd --uid 65532 --gid 65532 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin lorauter \
+    && install --directory --owner=65532 --group=65532 /var/lib/lorauter/manifests
 COPY --from=build /opt/lorauter /opt/lorauter
 ENV PATH=/opt/lorauter/bin:$PATH \
     HOME=/tmp \

@@ -53,11 +53,19 @@ def test_a_manifest_is_proposed_published_and_rendered(
     assert environment == [f"LORA_ADAPTERS={listed}", "CUDA_GRAPHS=0"]
     flags = shlex.split(lorauter("manifest", "render", POOL_ID, "--format", "args").stdout)
     assert flags == ["--lora-adapters", listed, "--cuda-graphs", "0"]
-    path = ("--adapters-path", str(store))
+    path = ("--adapters-path", str(store), "--store", str(store))
     values = json.loads(lorauter("manifest", "render", POOL_ID, "--format", "json", *path).stdout)
     assert (values["digest"], values["adapters"]) == (proposed["digest"], names)
     loads_without_padding(values["environment"]["LORA_ADAPTERS"], demo_pool)
     lorauter("manifest", "render", POOL_ID, "--adapters-path", "/a,b", status=EXIT_REFUSED)
+    refused = lorauter(
+        "manifest", "render", POOL_ID, "--store", str(store.parent / "incoming"), status=EXIT_REFUSED
+    )
+    assert "MANIFEST_ADAPTER_MISSING" in refused.stderr
+    assert names[0] in refused.stderr
+    written = store.parent / "tgi.env"
+    lorauter("manifest", "render", POOL_ID, "--store", str(store), "--output", str(written))
+    assert written.read_text().splitlines() == environment
     lorauter("manifest", "publish", POOL_ID, "sha256:no", status=EXIT_REFUSED)
 
 

@@ -18,6 +18,7 @@ from lorauter_suite.cli import (
     profiles,
     replay,
     run,
+    seed,
     serving,
     tasks,
 )
@@ -37,6 +38,7 @@ app = typer.Typer(
     add_completion=False,
 )
 run.add_commands(app)
+seed.add_commands(app)
 serving.add_commands(app)
 operations.add_commands(app)
 profiles.add_commands(app)

@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -116,6 +117,10 @@ def render(
     adapters_path: Annotated[
         str, typer.Option(help="Where instances find the adapter store. Default: what their backend says.")
     ] = "",
+    store: Annotated[
+        Path | None, typer.Option(help="The adapter store here: an entry that it lacks is an error.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead.")] = None,
 ) -> None:
     """Print what TGI is to be started with; without a digest for the manifest in force."""
     from lorauter.manifests import render as launcher  # it needs numpy
@@ -126,14 +131,19 @@ def render(
         backends = list(client.registry.list_backends(pool=pool))
     found = chosen(pool, digest, manifests) if digest else in_force(pool, manifests)
     names = [entry.name for entry in found.entries]
+    if store is not None:
+        _check_store(pool, found.digest, names, store)
     path = adapters_path or _registered_path(backends) or ADAPTERS_PATH
     if form is Format.env:
-        for name, value in launcher.environment(names, path).items():
-            print(f"{name}={value}")
+        text = "\n".join(f"{name}={value}" for name, value in launcher.environment(names, path).items())
     elif form is Format.args:
-        print(shlex.join(launcher.arguments(names, path)))
+        text = shlex.join(launcher.arguments(names, path))
     else:
-        print(json.dumps(launcher.values(pool, found.digest, names, path), indent=2))
+        text = json.dumps(launcher.values(pool, found.digest, names, path), indent=2)
+    if output is None:
+        print(text)
+    else:
+        output.write_text(f"{text}\n", encoding="utf-8")
 
 
 def chosen(pool: str, digest: str, newest_first: Iterable[pb.PoolManifest]) -> pb.PoolManifest:
@@ -160,6 +170,18 @@ def in_force(pool: str, manifests: Sequence[pb.PoolManifest]) -> pb.PoolManifest
             "MANIFEST_NOT_FOUND", f"pool {pool} has no published manifest: publish one, or give a digest"
         )
     return found
+
+
+def _check_store(pool: str, digest: str, names: Sequence[str], store: Path) -> None:
+    """Raises NotFound (MANIFEST_ADAPTER_MISSING) where a server would lack an adapter that it is to load."""
+    missing = [name for name in names if not (store / name).is_dir()]
+    if missing:
+        raise NotFound(
+            "MANIFEST_ADAPTER_MISSING",
+            f"manifest {digest[:23]} of pool {pool} names {missing[0]}, and {len(missing) - 1} more, which the "
+            f"adapter store {store} does not have: give the store that the registry writes, or publish "
+            f"another manifest (`lorauter manifest propose {pool}`)",
+        )
 
 
 def _registered_path(backends: Sequence[pb.Backend]) -> str:
