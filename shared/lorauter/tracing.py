@@ -133,6 +133,7 @@ def span(
 ) -> Span:
     """Returns a started span under ``parent``, or under the current one where that is empty.
 
+    Outside of any trace only servers and consumers begin one; other spans are not recorded there.
     ``links``: other traces that it is about, too. What cannot be read of a carrier counts as empty.
     """
     return OFF if _recorder is None else _recorder.start(name, kind, attributes, parent, links)

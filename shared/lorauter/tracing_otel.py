@@ -39,6 +39,9 @@ _KINDS: Mapping[Kind, SpanKind] = {
     "producer": SpanKind.PRODUCER,
     "consumer": SpanKind.CONSUMER,
 }
+_BEGINS = ("server", "consumer")
+"""Kinds of spans that begin a trace where there is none; what goes on beside requests makes no traces."""
+
 _NO_FAILURE = (GeneratorExit, StopIteration, StopAsyncIteration)
 _ROOT = Context()
 
@@ -67,6 +70,8 @@ class OtlpRecorder:
         links: Sequence[Carrier] = (),
     ) -> Span:
         """See tracing.span()."""
+        if not parent and kind not in _BEGINS and self.ids() is None:
+            return OFF
         context = self._w3c.extract(parent, _ROOT) if parent else None
         started = self._tracer.start_span(
             name, context, _KINDS[kind], attributes, [self._link(link) for link in links]

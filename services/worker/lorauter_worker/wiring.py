@@ -16,6 +16,7 @@ from celery import Celery
 from celery.signals import setup_logging, worker_ready
 from celery.worker import state
 
+from lorauter import tracing
 from lorauter.encoder import load_encoder, preload
 from lorauter.index import QdrantIndex
 from lorauter.lora.composites import CompositeStore
@@ -178,6 +179,7 @@ def build_manifesting(settings: Settings, app: Celery) -> Background | None:
 
 def build_child(settings: Settings, app: Celery) -> Child:
     """Connects a child process, and loads the encoder if it indexes."""
+    tracing.configure("worker")
     engine = create_engine(str(settings.database_url), pool_size=3)
     wakeups = CeleryWakeups(app, str(settings.redis_url))
     owner = f"{socket.gethostname()}:{os.getpid()}"

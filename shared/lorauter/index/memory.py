@@ -26,6 +26,10 @@ class MemoryIndex:
         snapshot = self._snapshots.get(tenant)
         return None if snapshot is None else (snapshot.generation, snapshot.digest)
 
+    def carrier(self, tenant: str) -> Mapping[str, str]:
+        """See SnapshotIndex; nothing is traced here."""
+        return {}
+
     def markers(self, tenants: Sequence[str] = ()) -> Mapping[str, tuple[int, str]]:
         """See SnapshotIndex."""
         found = {tenant: self.published(tenant) for tenant in tenants or list(self._snapshots)}

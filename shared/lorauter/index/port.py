@@ -92,6 +92,9 @@ class SnapshotIndex(Protocol):
     def published(self, tenant: str) -> tuple[int, str] | None:
         """Returns the published generation and its root's digest, or None for an empty index."""
 
+    def carrier(self, tenant: str) -> Mapping[str, str]:
+        """Returns the place in a trace that the published marker was moved at, for lorauter.tracing."""
+
     def markers(self, tenants: Sequence[str] = ()) -> Mapping[str, tuple[int, str]]:
         """Returns ``published`` of every tenant, or of these, that has something published; cheap.
 

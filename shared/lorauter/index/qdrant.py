@@ -92,6 +92,11 @@ class QdrantIndex:
             raise
         return None if marker is None else (int(marker["generation"]), str(marker["root"]))
 
+    def carrier(self, tenant: str) -> Mapping[str, str]:
+        """See SnapshotIndex."""
+        marker = self._payload(marker_id(tenant)) or {}
+        return {name: str(marker[name]) for name in ("traceparent", "tracestate") if name in marker}
+
     def markers(self, tenants: Sequence[str] = ()) -> Mapping[str, tuple[int, str]]:
         """See SnapshotIndex."""
         try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from qdrant_client import QdrantClient, models
 
+from lorauter import tracing
 from lorauter.index import collections as layout
 from lorauter.index.codec import (
     MARKER,
@@ -106,15 +107,22 @@ class SnapshotWriter:
         marker = models.PointStruct(
             id=marker_id(tenant),
             vector={},
-            payload={"kind": MARKER, "tenant": tenant, "generation": generation, "root": self._tree.digest},
+            payload={
+                "kind": MARKER,
+                "tenant": tenant,
+                "generation": generation,
+                "root": self._tree.digest,
+                **tracing.carrier(),
+            },
         )
-        self._client.upsert(
-            self._names.profiles,
-            [marker],
-            wait=True,
-            ordering=models.WriteOrdering.STRONG,
-            update_filter=models.Filter(must=[_up_to(generation)]),
-        )
+        with _calling("move marker", self._names.profiles, 1):
+            self._client.upsert(
+                self._names.profiles,
+                [marker],
+                wait=True,
+                ordering=models.WriteOrdering.STRONG,
+                update_filter=models.Filter(must=[_up_to(generation)]),
+            )
 
     def delete_replaced(self, digest: str, root: Payload) -> int:
         """Deletes what the root that was published before, ``root``, named and this one does not.
@@ -185,7 +193,19 @@ class SnapshotWriter:
 
     def _upsert(self, collection: str, points: list[models.PointStruct]) -> None:
         for start in range(0, len(points), layout.POINT_BATCH):
-            self._client.upsert(collection, points[start : start + layout.POINT_BATCH], wait=True)
+            batch = points[start : start + layout.POINT_BATCH]
+            with _calling("upsert", collection, len(batch)):
+                self._client.upsert(collection, batch, wait=True)
+
+
+def _calling(name: str, collection: str, points: int) -> tracing.Span:
+    attributes = {
+        "db.system.name": "qdrant",
+        "db.operation.name": name,
+        "db.collection.name": collection,
+        "db.operation.batch.size": points,
+    }
+    return tracing.span(f"{name} {collection}", "client", attributes)
 
 
 def _example_id(set_digest: str, position: int) -> str:

@@ -73,6 +73,7 @@ class Write:
     def owe(self, topic: Literal["index", "matching"], key: str, priority: int = 0) -> None:
         """Leaves work for the worker in this transaction: see Outbox."""
         row = Outbox(tenant=self.tenant, topic=topic, key=key, generation=self.generation, priority=priority)
+        row.traceparent = tracing.traceparent()
         self.session.add(row)
         self.owed.append(topic)
 

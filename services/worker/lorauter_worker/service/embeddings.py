@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import Session, col, select
 
+from lorauter import tracing
 from lorauter.encoder import Encoder
 from lorauter.failpoints import reach
 from lorauter.routing.model import Vector
@@ -46,7 +47,8 @@ def embed(
         if time.monotonic() > deadline:
             raise OutOfTime
         digests = missing[start : start + _ENCODE_BATCH]
-        vectors = encoder.encode([by_digest[digest] for digest in digests])
+        with tracing.span("encode", attributes={"lorauter.texts": len(digests)}):
+            vectors = encoder.encode([by_digest[digest] for digest in digests])
         reach("embed")
         fresh = dict(zip(digests, vectors, strict=True))
         _store(engine, encoder, tenant, fresh)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine, text
 
+from lorauter import tracing
 from lorauter.errors import Unavailable
 from lorauter.failpoints import reach
 from lorauter.index import PublishReport, SnapshotIndex
@@ -21,6 +22,7 @@ from lorauter_worker.service.embeddings import OutOfTime
 from lorauter_worker.service.lease import LeaseLost, held
 from lorauter_worker.service.projection import Projection, Projector
 from lorauter_worker.service.publishing import record_published
+from lorauter_worker.service.traced import recording, working
 
 _log = get_logger(__name__)
 
@@ -71,7 +73,8 @@ class Indexer:
     def _handle(self, claim: outbox.Claim, deadline: float) -> Projection | None:
         """Returns the projection that was published, if one was."""
         began = time.monotonic()
-        with held(self.engine, claim, self.settings.lease_seconds, self.settings.heartbeat_seconds) as lease:
+        seconds = self.settings.lease_seconds, self.settings.heartbeat_seconds
+        with held(self.engine, claim, *seconds) as lease, working("index", claim):
             try:
                 projection = self.projector.project(claim.tenant, deadline)
                 lease.check()
@@ -92,9 +95,10 @@ class Indexer:
                 outbox.finish(connection, claim)
             return
         snapshot = projection.snapshot
-        report = self._move_index(projection, thorough=False)
+        with tracing.span("publish", attributes={"lorauter.generation": snapshot.generation}):
+            report = self._move_index(projection, thorough=False)
         reach("publish")
-        with self.engine.begin() as connection:
+        with recording(), self.engine.begin() as connection:
             record_published(connection, projection)
         if start_matchings(self.engine, snapshot.tenant):
             self.wakeups.wake("matching")

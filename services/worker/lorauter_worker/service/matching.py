@@ -16,6 +16,7 @@ from lorauter_worker.service.coordinating import Coordinator
 from lorauter_worker.service.lease import Lease, LeaseLost, held
 from lorauter_worker.service.parts import Means, Part
 from lorauter_worker.service.state import lock_generation
+from lorauter_worker.service.traced import working
 
 _log = get_logger(__name__)
 
@@ -45,7 +46,8 @@ class Matcher:
 
     def _handle(self, claim: outbox.Claim, deadline: float) -> None:
         settings = self.means.settings
-        with held(self.means.engine, claim, settings.lease_seconds, settings.heartbeat_seconds) as lease:
+        seconds = settings.lease_seconds, settings.heartbeat_seconds
+        with held(self.means.engine, claim, *seconds) as lease, working("match", claim):
             try:
                 self._work(lease, deadline)
             except LeaseLost:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, text
 
+from lorauter import tracing
 from lorauter.errors import LorauterError
 from lorauter.failpoints import reach
 from lorauter.telemetry import get_logger
@@ -69,7 +70,7 @@ UPDATE outbox SET
     available_at = clock_timestamp() + make_interval(
         secs => least(:longest, :first * power(2, least(attempts, 20))) * (0.75 + random() / 2))
 FROM chosen WHERE outbox.id = chosen.id
-RETURNING outbox.id, outbox.tenant, outbox.key, outbox.fence, outbox.attempts, outbox.generation
+RETURNING outbox.id, outbox.tenant, outbox.key, outbox.fence, outbox.attempts, outbox.traceparent
 """)
 
 _MINE = "(id, fence) IN (SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:fences AS bigint[])))"
@@ -87,8 +88,10 @@ _HASTEN = text(
 )
 _FINISH = text(f"DELETE FROM outbox WHERE {_MINE}")
 _OWE = text(
-    "INSERT INTO outbox (tenant, topic, key, generation, priority, attempts, fence, lease_owner, last_error) "
-    "SELECT :tenant, :topic, key, 0, :priority, 0, 0, '', '' FROM unnest(CAST(:keys AS text[])) AS key"
+    "INSERT INTO outbox "
+    "(tenant, topic, key, generation, priority, attempts, fence, lease_owner, last_error, traceparent) "
+    "SELECT :tenant, :topic, key, 0, :priority, 0, 0, '', '', :traceparent "
+    "FROM unnest(CAST(:keys AS text[])) AS key"
 )
 _FULFIL = text(
     "DELETE FROM outbox WHERE tenant = :tenant AND topic = 'index' AND generation <= :generation "
@@ -107,6 +110,7 @@ class Claim:
     """Outbox rows held under a lease: all free ones of a tenant (index) or of a key (matching).
 
     ``fences`` are the claim's numbers by row; ``attempts`` counts tries in a row, this one included.
+    ``traces`` are the places that the rows were written at, the oldest first.
     """
 
     tenant: str
@@ -114,6 +118,7 @@ class Claim:
     key: str
     fences: Mapping[int, int]
     attempts: int
+    traces: tuple[str, ...] = ()
 
     def parameters(self) -> dict[str, object]:
         """Returns what names the rows in a statement."""
@@ -150,6 +155,7 @@ def claim(engine: Engine, topic: Topic, owner: str, lease_seconds: float) -> Cla
         key=rows[0].key,
         fences={row.id: row.fence for row in rows},
         attempts=max(row.attempts for row in rows),
+        traces=tuple(row.traceparent for row in sorted(rows, key=lambda row: row.id)),
     )
 
 
@@ -168,6 +174,7 @@ def release(engine: Engine, held: Claim, error: str) -> None:
 def fail(engine: Engine, held: Claim, error: Exception) -> None:
     """Logs a failure and frees the rows. An expected error is a warning, any other a defect."""
     telemetry.FAILURES.labels(topic=held.topic).inc()
+    tracing.current().fail(error.reason if isinstance(error, LorauterError) else type(error).__name__)
     if isinstance(error, LorauterError):
         _log.warning("worker.work.failed", topic=held.topic, reason=error.reason, attempts=held.attempts)
         release(engine, held, f"{error.reason}: {error.message}")
@@ -197,7 +204,7 @@ def fulfil(connection: Connection, held: Claim, generation: int) -> int:
 def owe(connection: Connection, tenant: str, topic: Topic, keys: Sequence[str], priority: int = 0) -> None:
     """Leaves work of no generation of its own, due at once: see tables.Outbox."""
     values = {"tenant": tenant, "topic": topic, "keys": list(keys), "priority": priority}
-    connection.execute(_OWE, values)
+    connection.execute(_OWE, {**values, "traceparent": tracing.traceparent()})
 
 
 def finish(connection: Connection, held: Claim) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from lorauter import tracing
 from lorauter.encoder import Encoder
 from lorauter.identifiers import BASE
 from lorauter.index import ExampleSet
@@ -38,6 +39,8 @@ from lorauter_worker.service.state import (
     read_generation,
     read_state,
 )
+
+_POSTGRES = {"db.system.name": "postgresql"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +93,7 @@ class Projector:
         Everything is read in one transaction; encoding, of which only content matters, comes after it.
         Raises OutOfTime if ``deadline`` (of time.monotonic) passes while texts are encoded.
         """
-        with read(self._engine) as session:
+        with tracing.span("read", "client", _POSTGRES), read(self._engine) as session:
             generation = read_generation(session, tenant)
             newest = self._newest.get(tenant)
             if generation is None:
@@ -105,7 +108,8 @@ class Projector:
             texts = self._representations.routed_texts(session, tenant, tasks)
         self._representations.complete(tenant, texts, deadline)
         self._representations.keep_only(tenant, tasks)
-        projection = self._assemble(state)
+        with tracing.span("fit"):
+            projection = self._assemble(state)
         self._newest[tenant] = projection
         return projection
 

@@ -11,8 +11,9 @@ from functools import cache
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_process_init
+from celery.signals import worker_process_init, worker_process_shutdown
 
+from lorauter import tracing
 from lorauter.errors import Unavailable
 from lorauter.telemetry import get_logger
 from lorauter_worker.service.indexing import Indexer
@@ -41,6 +42,10 @@ def register_tasks(app: Celery, build_child: Callable[[], Child]) -> None:
     def on_child_start(**_: Any) -> None:
         _die_with_parent()
         child()
+
+    @worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
+    def on_child_end(**_: Any) -> None:
+        tracing.close()
 
     @app.task(name=DRAIN_INDEX)  # type: ignore[untyped-decorator]
     def drain_index() -> None:
