@@ -3217,6 +3217,7 @@ class ApiKey(_message.Message):
     ANY_TENANT_FIELD_NUMBER: _builtins.int
     REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    SUCCESSOR_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The key's id, which is the part of a key that may be shown."""
     description: _builtins.str
@@ -3231,6 +3232,8 @@ class ApiKey(_message.Message):
     """Most tokens a minute, of prompts and answers, that gateways serve it. 0: no
     limit.
     """
+    successor: _builtins.str
+    """The id of the key that replaced it. Empty: none did."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it may do: `admin`, `write`, `read`, `invoke`. `admin` allows all,
@@ -3262,10 +3265,11 @@ class ApiKey(_message.Message):
         any_tenant: _builtins.bool = ...,
         requests_per_minute: _builtins.int = ...,
         tokens_per_minute: _builtins.int = ...,
+        successor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_tenant", b"any_tenant", "create_time", b"create_time", "description", b"description", "expire_time", b"expire_time", "id", b"id", "requests_per_minute", b"requests_per_minute", "revoke_time", b"revoke_time", "scopes", b"scopes", "tenant", b"tenant", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_tenant", b"any_tenant", "create_time", b"create_time", "description", b"description", "expire_time", b"expire_time", "id", b"id", "requests_per_minute", b"requests_per_minute", "revoke_time", b"revoke_time", "scopes", b"scopes", "successor", b"successor", "tenant", b"tenant", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -4010,3 +4014,165 @@ class GetGenerationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetGenerationResponse: _TypeAlias = GetGenerationResponse  # noqa: Y015
+
+@_typing.final
+class ExportRegistryRequest(_message.Message):
+    """Asks for an archive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WITHOUT_WEIGHTS_FIELD_NUMBER: _builtins.int
+    WITHOUT_EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    without_weights: _builtins.bool
+    """Leaves out the adapters' files: whoever imports it needs the adapter store."""
+    without_embeddings: _builtins.bool
+    """Leaves out the vectors of validation inputs: they are encoded anew then."""
+    def __init__(
+        self,
+        *,
+        without_weights: _builtins.bool = ...,
+        without_embeddings: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["without_embeddings", b"without_embeddings", "without_weights", b"without_weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportRegistryRequest: _TypeAlias = ExportRegistryRequest  # noqa: Y015
+
+@_typing.final
+class ExportRegistryResponse(_message.Message):
+    """A part of an archive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    CONTENTS_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The next bytes, at most 1 MiB."""
+    total_bytes: _builtins.int
+    """The size of the whole archive in bytes."""
+    @_builtins.property
+    def contents(self) -> Global___RegistryContents:
+        """What is in it. In the first part only."""
+
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        total_bytes: _builtins.int = ...,
+        contents: Global___RegistryContents | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "data", b"data", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportRegistryResponse: _TypeAlias = ExportRegistryResponse  # noqa: Y015
+
+@_typing.final
+class ImportRegistryRequest(_message.Message):
+    """A part of an import."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The next bytes, at most 1 MiB."""
+    @_builtins.property
+    def header(self) -> Global___ImportRegistryHeader:
+        """Says what the archive's bytes cannot."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___ImportRegistryHeader | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "header", b"header", "piece", b"piece"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "header", b"header", "piece", b"piece"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_piece: _TypeAlias = _typing.Literal["header", "data"]  # noqa: Y015
+    _WhichOneofArgType_piece: _TypeAlias = _typing.Literal["piece", b"piece"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_piece) -> _WhichOneofReturnType_piece | None: ...
+
+Global___ImportRegistryRequest: _TypeAlias = ImportRegistryRequest  # noqa: Y015
+
+@_typing.final
+class ImportRegistryHeader(_message.Message):
+    """Precedes an archive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the import idempotent."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportRegistryHeader: _TypeAlias = ImportRegistryHeader  # noqa: Y015
+
+@_typing.final
+class RegistryContents(_message.Message):
+    """What an archive holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RowsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    adapters: _builtins.int
+    """Adapters whose files are in it, each content once."""
+    generation: _builtins.str
+    """Exported: the registry's newest generation. Imported: the one that has all of it."""
+    @_builtins.property
+    def rows(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Rows by the name of their table."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        adapters: _builtins.int = ...,
+        generation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "generation", b"generation", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegistryContents: _TypeAlias = RegistryContents  # noqa: Y015

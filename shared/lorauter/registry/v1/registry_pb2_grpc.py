@@ -253,6 +253,16 @@ class RegistryServiceStub:
                 request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListPoolManifestsRequest.SerializeToString,
                 response_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListPoolManifestsResponse.FromString,
                 _registered_method=True)
+        self.ExportRegistry = channel.unary_stream(
+                '/lorauter.registry.v1.RegistryService/ExportRegistry',
+                request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ExportRegistryRequest.SerializeToString,
+                response_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ExportRegistryResponse.FromString,
+                _registered_method=True)
+        self.ImportRegistry = channel.stream_unary(
+                '/lorauter.registry.v1.RegistryService/ImportRegistry',
+                request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ImportRegistryRequest.SerializeToString,
+                response_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.RegistryContents.FromString,
+                _registered_method=True)
         self.GetGeneration = channel.unary_unary(
                 '/lorauter.registry.v1.RegistryService/GetGeneration',
                 request_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.GetGenerationRequest.SerializeToString,
@@ -580,6 +590,26 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportRegistry(self, request, context):
+        """Streams all that the registry of the caller's tenant holds, as of one moment, as
+        one archive: a tar that docs/operations/archive.md describes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportRegistry(self, request_iterator, context):
+        """Fills the registry of the caller's tenant, which must be empty (else
+        FAILED_PRECONDITION, reason REGISTRY_NOT_EMPTY), from an archive that is streamed
+        to it. All of it is taken or nothing: INVALID_ARGUMENT with reason
+        ARCHIVE_VERSION, ARCHIVE_MALFORMED, ARCHIVE_TRUNCATED, ARCHIVE_TOO_LARGE,
+        ARCHIVE_ROW_INVALID, ARCHIVE_INCONSISTENT, ARCHIVE_DAMAGED or one of those that
+        registering an adapter has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetGeneration(self, request, context):
         """Returns the newest accepted generation and the newest published one.
         """
@@ -799,6 +829,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListPoolManifests,
                     request_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListPoolManifestsRequest.FromString,
                     response_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ListPoolManifestsResponse.SerializeToString,
+            ),
+            'ExportRegistry': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportRegistry,
+                    request_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ExportRegistryRequest.FromString,
+                    response_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ExportRegistryResponse.SerializeToString,
+            ),
+            'ImportRegistry': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportRegistry,
+                    request_deserializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.ImportRegistryRequest.FromString,
+                    response_serializer=lorauter_dot_registry_dot_v1_dot_registry__pb2.RegistryContents.SerializeToString,
             ),
             'GetGeneration': grpc.unary_unary_rpc_method_handler(
                     servicer.GetGeneration,
@@ -1949,6 +1989,60 @@ class RegistryService:
             '/lorauter.registry.v1.RegistryService/ListPoolManifests',
             lorauter_dot_registry_dot_v1_dot_registry__pb2.ListPoolManifestsRequest.SerializeToString,
             lorauter_dot_registry_dot_v1_dot_registry__pb2.ListPoolManifestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportRegistry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lorauter.registry.v1.RegistryService/ExportRegistry',
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.ExportRegistryRequest.SerializeToString,
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.ExportRegistryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportRegistry(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/lorauter.registry.v1.RegistryService/ImportRegistry',
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.ImportRegistryRequest.SerializeToString,
+            lorauter_dot_registry_dot_v1_dot_registry__pb2.RegistryContents.FromString,
             options,
             channel_credentials,
             insecure,

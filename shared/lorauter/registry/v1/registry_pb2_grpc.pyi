@@ -152,6 +152,18 @@ class RegistryServiceStub:
     """
     ListPoolManifests: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListPoolManifestsRequest, _registry_pb2.ListPoolManifestsResponse]
     """Lists the manifests of a pool, newest first."""
+    ExportRegistry: _grpc.UnaryStreamMultiCallable[_registry_pb2.ExportRegistryRequest, _registry_pb2.ExportRegistryResponse]
+    """Streams all that the registry of the caller's tenant holds, as of one moment, as
+    one archive: a tar that docs/operations/archive.md describes.
+    """
+    ImportRegistry: _grpc.StreamUnaryMultiCallable[_registry_pb2.ImportRegistryRequest, _registry_pb2.RegistryContents]
+    """Fills the registry of the caller's tenant, which must be empty (else
+    FAILED_PRECONDITION, reason REGISTRY_NOT_EMPTY), from an archive that is streamed
+    to it. All of it is taken or nothing: INVALID_ARGUMENT with reason
+    ARCHIVE_VERSION, ARCHIVE_MALFORMED, ARCHIVE_TRUNCATED, ARCHIVE_TOO_LARGE,
+    ARCHIVE_ROW_INVALID, ARCHIVE_INCONSISTENT, ARCHIVE_DAMAGED or one of those that
+    registering an adapter has.
+    """
     GetGeneration: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetGenerationRequest, _registry_pb2.GetGenerationResponse]
     """Returns the newest accepted generation and the newest published one."""
 
@@ -279,6 +291,18 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     ListPoolManifests: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListPoolManifestsRequest, _registry_pb2.ListPoolManifestsResponse]  # type: ignore[assignment]
     """Lists the manifests of a pool, newest first."""
+    ExportRegistry: _aio.UnaryStreamMultiCallable[_registry_pb2.ExportRegistryRequest, _registry_pb2.ExportRegistryResponse]  # type: ignore[assignment]
+    """Streams all that the registry of the caller's tenant holds, as of one moment, as
+    one archive: a tar that docs/operations/archive.md describes.
+    """
+    ImportRegistry: _aio.StreamUnaryMultiCallable[_registry_pb2.ImportRegistryRequest, _registry_pb2.RegistryContents]  # type: ignore[assignment]
+    """Fills the registry of the caller's tenant, which must be empty (else
+    FAILED_PRECONDITION, reason REGISTRY_NOT_EMPTY), from an archive that is streamed
+    to it. All of it is taken or nothing: INVALID_ARGUMENT with reason
+    ARCHIVE_VERSION, ARCHIVE_MALFORMED, ARCHIVE_TRUNCATED, ARCHIVE_TOO_LARGE,
+    ARCHIVE_ROW_INVALID, ARCHIVE_INCONSISTENT, ARCHIVE_DAMAGED or one of those that
+    registering an adapter has.
+    """
     GetGeneration: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetGenerationRequest, _registry_pb2.GetGenerationResponse]  # type: ignore[assignment]
     """Returns the newest accepted generation and the newest published one."""
 
@@ -655,6 +679,30 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListPoolManifestsResponse, _abc.Awaitable[_registry_pb2.ListPoolManifestsResponse]]:
         """Lists the manifests of a pool, newest first."""
+
+    @_abc_1.abstractmethod
+    def ExportRegistry(
+        self,
+        request: _registry_pb2.ExportRegistryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.ExportRegistryResponse], _abc.AsyncIterator[_registry_pb2.ExportRegistryResponse]]:
+        """Streams all that the registry of the caller's tenant holds, as of one moment, as
+        one archive: a tar that docs/operations/archive.md describes.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportRegistry(
+        self,
+        request_iterator: _MaybeAsyncIterator[_registry_pb2.ImportRegistryRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RegistryContents, _abc.Awaitable[_registry_pb2.RegistryContents]]:
+        """Fills the registry of the caller's tenant, which must be empty (else
+        FAILED_PRECONDITION, reason REGISTRY_NOT_EMPTY), from an archive that is streamed
+        to it. All of it is taken or nothing: INVALID_ARGUMENT with reason
+        ARCHIVE_VERSION, ARCHIVE_MALFORMED, ARCHIVE_TRUNCATED, ARCHIVE_TOO_LARGE,
+        ARCHIVE_ROW_INVALID, ARCHIVE_INCONSISTENT, ARCHIVE_DAMAGED or one of those that
+        registering an adapter has.
+        """
 
     @_abc_1.abstractmethod
     def GetGeneration(

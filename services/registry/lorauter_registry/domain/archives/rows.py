@@ -1,0 +1,402 @@
+"""The rows of an archive: one class for each table, its fields the table's columns but for the tenant.
+
+Fields that callers write have the bounds that requests have; what the suite wrote itself is checked as
+closely as its table says.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from lorauter.identifiers import BASE
+from lorauter_registry.domain.affinity_requests import AFFINITY_FIELDS, AffinityInput
+from lorauter_registry.domain.fields import (
+    MAX_INT32,
+    MAX_INT64,
+    AdapterId,
+    Alias,
+    BackendUrl,
+    BaseAliases,
+    Count,
+    Description,
+    Id,
+    Moment,
+    Name,
+    OptionalId,
+    Share,
+    Tags,
+    Text,
+    Value,
+    Version,
+)
+from lorauter_registry.domain.requests import GenerationSettingsInput, PromptInput, Revision
+from lorauter_registry.domain.resources import (
+    AdapterState,
+    BackendKind,
+    BackendState,
+    OperationState,
+    TaskState,
+    UntypicalPolicy,
+)
+from lorauter_registry.domain.serving import BackendLimits, ServingPolicy, check_limits
+
+MAX_MEASURED = 1_000_000
+"""Most examples that one measurement holds."""
+
+_HEX = r"[0-9a-f]{64}"
+Digest = Annotated[str, Field(pattern=rf"^sha256:{_HEX}$")]
+AnyDigest = Annotated[Text, Field(max_length=128)]
+Metric = Annotated[Text, Field(min_length=1, max_length=63)]
+Number = Annotated[int, Field(ge=1, le=MAX_INT32)]
+Big = Annotated[int, Field(ge=0, le=MAX_INT64)]
+Features = Annotated[tuple[Number, ...], Field(min_length=2, max_length=2)]
+Scored = Annotated[tuple[float | None, ...], Field(max_length=MAX_MEASURED)]
+"""Not measured: null."""
+
+Key = Annotated[int, Field(ge=-MAX_INT64 - 1, le=MAX_INT64)]
+
+
+def _decoded(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return base64.b64decode(value, validate=True)
+    except ValueError:
+        raise ValueError("is not Base64") from None
+
+
+Bytes = Annotated[bytes, BeforeValidator(_decoded)]
+
+
+def _whole_floats(value: bytes) -> bytes:
+    if not value or len(value) % 4 or len(value) > 4 * 65_536:
+        raise ValueError("is not a vector of 1 to 65,536 numbers of 4 bytes")
+    return value
+
+
+class Row(Value):
+    """A row of a table; the tenant is that of whoever imports it."""
+
+    table: ClassVar[str]
+
+    def values(self) -> dict[str, Any]:
+        """Returns the columns' values, as PostgreSQL takes them."""
+        return self.model_dump()
+
+
+class Changed(Row):
+    """A row that callers change."""
+
+    revision: Number
+    generation: Big
+    create_time: Moment
+    update_time: Moment
+
+
+class PoolRow(Changed):
+    """A pool."""
+
+    table = "pool"
+
+    id: Id
+    description: Description
+    base_model: Name
+    base_revision: Revision
+    weights_digest: AnyDigest
+    tokenizer_digest: AnyDigest
+    aliases: BaseAliases
+    modules: Annotated[dict[Name, Features], Field(max_length=100_000)]
+    chat_format: dict[Literal["template", "eos"], Annotated[Text, Field(max_length=65_536)]]
+    untypical_policy: UntypicalPolicy
+    serving: ServingPolicy
+    pinned_profile: AnyDigest
+
+
+class BackendRow(Changed):
+    """A backend."""
+
+    table = "backend"
+
+    id: Id
+    pool: Id
+    kind: BackendKind
+    url: BackendUrl
+    limits: BackendLimits
+    state: BackendState
+
+    @model_validator(mode="after")
+    def _limits_suit_kind(self) -> Self:
+        check_limits(self.kind, self.limits)
+        return self
+
+
+class TaskRow(Changed):
+    """A task."""
+
+    table = "task"
+
+    id: Id
+    pool: Id
+    description: Description
+    metric: Metric
+    prompt: PromptInput
+    generation_settings: GenerationSettingsInput
+    tags: Tags
+    version: Version
+    example_count: Count
+    state: TaskState
+
+
+class TaskVersionRow(Row):
+    """A version of a task."""
+
+    table = "task_version"
+
+    task_id: Id
+    version: Number
+    metric: Metric
+    prompt_digest: Digest
+    examples_version: Number
+    examples_digest: Digest | Literal[""]
+    example_count: Number
+    create_time: Moment
+
+
+class ValidationExampleRow(Row):
+    """An example of a validation set. Its texts are checked with the whole set."""
+
+    table = "validation_example"
+
+    task_id: Id
+    version: Number
+    position: Count
+    input: str
+    target: str
+
+
+class AdapterRow(Changed):
+    """An adapter."""
+
+    table = "adapter"
+
+    id: AdapterId
+    pool: Id
+    description: Description
+    tags: Tags
+    aliases: dict[Alias, Number]
+    latest_version: Number
+
+
+class AdapterVersionRow(Row):
+    """A version of an adapter."""
+
+    table = "adapter_version"
+
+    adapter_id: AdapterId
+    version: Number
+    digest: Digest
+    source: Annotated[Text, Field(max_length=4_200)]
+    base_model: Annotated[Text, Field(max_length=65_536)]
+    base_assumed: bool
+    rank: Number
+    alpha: float
+    rslora: bool
+    target_modules: Annotated[tuple[Text, ...], Field(max_length=100_000)]
+    size_bytes: Big
+    state: AdapterState
+    state_reason: Annotated[Text, Field(max_length=65_536)]
+    pins_until: Moment | None
+    successor: OptionalId
+    create_time: Moment
+
+
+class ProfileRow(Row):
+    """A routing profile."""
+
+    table = "profile"
+
+    pool: Id
+    digest: Annotated[AnyDigest, Field(min_length=1)]
+    generation: Big
+    constants: Annotated[dict[Text, float], Field(max_length=1_000)]
+    figures: Annotated[dict[Text, float], Field(max_length=1_000)]
+    active: bool
+    create_time: Moment
+
+
+class MemberRow(Value):
+    """An adapter in a weighted set."""
+
+    adapter_id: AdapterId
+    version: Number
+    digest: Digest
+    weight: float
+
+
+Members = Annotated[tuple[MemberRow, ...], Field(min_length=1, max_length=1_000)]
+
+
+class EntryRow(Value):
+    """What a manifest loads."""
+
+    name: Annotated[Text, Field(min_length=1, max_length=128)]
+    members: Members
+    rank: Number
+    size_bytes: Big
+    gain: float
+
+
+class LeftOutRow(Value):
+    """What a manifest leaves out."""
+
+    members: Members
+    size_bytes: Big
+    gain: float
+    reason: Annotated[Text, Field(max_length=65_536)]
+
+
+class PoolManifestRow(Row):
+    """A pool manifest; what it needs in the adapter store is written there anew."""
+
+    table = "pool_manifest"
+
+    pool: Id
+    digest: Digest
+    entries: tuple[EntryRow, ...]
+    left_out: tuple[LeftOutRow, ...]
+    shards: Number
+    memory_bytes: Big
+    expected_share: float
+    published_share: float
+    create_time: Moment
+    publish_time: Moment | None
+
+
+class AffinityRow(Row):
+    """An affinity: all that an import of affinities may say, and nothing left out."""
+
+    table = "affinity"
+
+    task_id: Id
+    task_version: Number
+    adapter_id: Id
+    adapter_version: Version
+    metric: Metric
+    metric_version: Count
+    prompt_digest: Digest
+    score: float
+    count: Count
+    standard_error: float
+    round: Count
+    imported: bool
+    measure_time: Moment
+    shrunk_score: float
+    eligible: bool
+    judged_score: float | None
+    judged_count: Count
+    lift: float | None
+    lift_error: float
+    likelihood: float | None
+    place: Count
+
+    @model_validator(mode="after")
+    def _could_be_imported(self) -> Self:
+        values = self.model_dump()
+        if self.adapter_id == BASE:
+            values["eligible"] = None
+        AffinityInput(**{name: value for name, value in values.items() if name in AFFINITY_FIELDS})
+        return self
+
+
+class CompositionRow(Row):
+    """A measured composition."""
+
+    table = "composition"
+
+    task_id: Id
+    task_version: Number
+    name: Annotated[Text, Field(min_length=1, max_length=256)]
+    metric: Metric
+    metric_version: Count
+    prompt_digest: Digest
+    members: Members
+    score: Share
+    count: Count
+    standard_error: float
+    gain: float
+    gain_error: float
+    measure_time: Moment
+
+
+class MeasurementRow(Row):
+    """What content scored, example by example."""
+
+    table = "measurement"
+
+    task_id: Id
+    digest: Annotated[Text, Field(max_length=256)]
+    metric: Metric
+    metric_version: Count
+    prompt_digest: Digest
+    keys: Annotated[tuple[Key, ...], Field(max_length=MAX_MEASURED)]
+    scores: Scored
+    likelihoods: Scored
+    measure_time: Moment
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if not len(self.keys) == len(self.scores) == len(self.likelihoods):
+            raise ValueError("keys, scores and likelihoods differ in length")
+        return self
+
+    def values(self) -> dict[str, Any]:
+        """Returns the columns' values; what was not measured is NaN there."""
+        found = super().values()
+        for name in ("scores", "likelihoods"):
+            found[name] = [float("nan") if value is None else value for value in found[name]]
+        return found
+
+
+class OperationRow(Row):
+    """An operation that has ended."""
+
+    table = "operation"
+
+    id: Annotated[Text, Field(min_length=1, max_length=128)]
+    kind: Annotated[Text, Field(min_length=1, max_length=63)]
+    pool: Id
+    state: Literal[OperationState.SUCCEEDED, OperationState.FAILED, OperationState.CANCELLED]
+    request: dict[str, Any]
+    done: Big
+    total: Big
+    message: Text
+    error: Text
+    progress: dict[str, Any]
+    cancel_requested: bool
+    create_time: Moment
+    update_time: Moment
+    end_time: Moment | None
+
+
+class CachedEmbeddingRow(Row):
+    """The vector of a text."""
+
+    table = "cached_embedding"
+
+    encoder_digest: Annotated[Text, Field(min_length=1, max_length=256)]
+    text_digest: Annotated[str, Field(pattern=f"^{_HEX}$")]
+    vector: Annotated[Bytes, AfterValidator(_whole_floats)]
+
+
+ROWS: dict[str, type[Row]] = {
+    kind.table: kind
+    for kind in (
+        *(PoolRow, BackendRow, TaskRow, TaskVersionRow, ValidationExampleRow),
+        *(AdapterRow, AdapterVersionRow, ProfileRow, PoolManifestRow),
+        *(AffinityRow, CompositionRow, MeasurementRow, OperationRow, CachedEmbeddingRow),
+    )
+}
+"""By table, in the order of an archive: what is referred to comes first."""
