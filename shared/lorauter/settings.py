@@ -17,7 +17,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError, Url
+from pydantic_core import ErrorDetails, PydanticCustomError, Url
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lorauter.access import read_key
@@ -26,9 +26,9 @@ from lorauter.errors import InvalidArgument
 from lorauter.server.tls import ServerTls
 from lorauter.tls import Tls, WatchedTls
 
-HttpUrl = Annotated[Url, UrlConstraints(allowed_schemes=["http", "https"])]
+HttpUrl = Annotated[Url, UrlConstraints(allowed_schemes=["http", "https"], host_required=True)]
 PostgresUrl = Annotated[Url, UrlConstraints(allowed_schemes=["postgresql", "postgresql+psycopg"])]
-RedisUrl = Annotated[Url, UrlConstraints(allowed_schemes=["redis", "rediss"])]
+RedisUrl = Annotated[Url, UrlConstraints(allowed_schemes=["redis", "rediss"], host_required=True)]
 
 
 def _whole_key(value: SecretStr) -> SecretStr:
@@ -92,14 +92,24 @@ class ServiceSettings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """Reads the environment; on a bad value says which and exits with status 2."""
+        """Reads the environment; on bad values says which and what they are for, and exits with status 2."""
         try:
             return cls()
         except ValidationError as error:
             for problem in error.errors(include_url=False):
-                name = f"{cls.variable_name(str(problem['loc'][0]))}: " if problem["loc"] else ""
-                print(f"{name}{problem['msg']}", file=sys.stderr)
+                print(cls._said(problem), file=sys.stderr)
             raise SystemExit(2) from None
+
+    @classmethod
+    def _said(cls, problem: ErrorDetails) -> str:
+        said = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            return said
+        place = str(problem["loc"][0])
+        field = next((name for name in cls.model_fields if place in (name, cls.variable_name(name))), place)
+        description = cls.model_fields[field].description if field in cls.model_fields else ""
+        what = "not set" if problem["type"] == "missing" else said
+        return f"{cls.variable_name(field)}: {what}. It is: {description}"
 
     def server_tls(self) -> ServerTls | None:
         """Returns what callers connect by, None for plain connections.
@@ -113,6 +123,14 @@ class ServiceSettings(BaseSettings):
     def client_tls(self) -> Tls | None:
         """Returns how other services of lorauter are called, None for plain connections."""
         return Tls(self.tls_ca, self.tls_certificate, self.tls_key) if self.tls_ca else None
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.http_port and self.http_port == self.grpc_port:
+            raise ValueError(
+                f"LORAUTER_HTTP_PORT and LORAUTER_GRPC_PORT are both {self.http_port}: give two, or 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _usable_files(self) -> Self:
