@@ -35,7 +35,7 @@ proto: setup ## Generate the stubs under shared/lorauter from protos/
 	@$(BIN)/python scripts/proto.py
 
 .PHONY: settings
-settings: setup ## Write docs/settings.md from the settings classes
+settings: setup ## Write docs/settings.md and the chart's list of settings from the settings classes
 	@$(BIN)/python scripts/settings_table.py
 
 .PHONY: lock
@@ -119,4 +119,4 @@ try-images: setup ## Do what the Dockerfiles do, without Docker: OUT=dir, IMAGES
 
 .PHONY: helm-test
 helm-test: setup ## Lint and render the Helm chart, and check what comes out
-	@$(BIN)/pytest tests/deploy/test_helm_chart.py $(ARGS)
+	@$(BIN)/pytest tests/deploy/test_helm_*.py $(ARGS)
