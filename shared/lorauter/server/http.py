@@ -162,7 +162,7 @@ class HttpAccess:
         self.render = render
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or _is_open(scope):
             await self.app(scope, receive, send)
             return
         method, path = scope["method"], scope["path"]
@@ -176,6 +176,10 @@ class HttpAccess:
             await refusal(scope, receive, send)
             return
         await self.app(scope, receive, send)
+
+
+def _is_open(scope: AsgiScope) -> bool:
+    return scope["path"] in OPEN_PATHS and scope["method"] in ("GET", "HEAD")
 
 
 class BodyLimit:

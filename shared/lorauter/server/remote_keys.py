@@ -150,5 +150,7 @@ async def gate_of(settings: RemoteAccessSettings) -> AsyncIterator[Gate]:
         yield open_gate(settings)
         return
     # no key of its own, and one try: callers wait
-    async with AsyncClient(registry=settings.registry_address, api_key="", retry=NO_RETRY) as client:
+    async with AsyncClient(
+        registry=settings.registry_address, api_key="", retry=NO_RETRY, tls=settings.client_tls()
+    ) as client:
         yield RemoteKeys(client)
