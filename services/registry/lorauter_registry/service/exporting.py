@@ -19,7 +19,7 @@ from lorauter.lora.check import CONFIG_FILE, WEIGHTS_FILE
 from lorauter.store import tables
 from lorauter.store.schema import revisions
 from lorauter_registry.domain.archives import framing
-from lorauter_registry.domain.archives.header import FORMAT, VERSION, End, Header, to_json
+from lorauter_registry.domain.archives.header import FORMAT, KEYS, VERSION, End, Header, to_json
 from lorauter_registry.domain.archives.lines import to_line
 from lorauter_registry.domain.archives.requests import ExportRegistry, RegistryContents
 from lorauter_registry.domain.archives.rows import ROWS
@@ -53,14 +53,11 @@ class Exporting(Part):
         try:
             with self.reading() as session:
                 counter = session.get(tables.Generation, self.tenant)
-                if counter is None:
+                if counter is None or counter.value == 0:
                     raise NotFound(
                         "REGISTRY_EMPTY", "the registry holds nothing yet: there is nothing to export"
                     )
-                chosen = [
-                    name for name in ROWS if name != "cached_embedding" or not request.without_embeddings
-                ]
-                counts = {name: _write_rows(session, name, self.tenant, spool) for name in chosen}
+                counts = {name: _write_rows(session, name, self.tenant, spool) for name in _chosen(request)}
                 files = [] if request.without_weights else self._stored_files(session)
             header = Header(
                 format=FORMAT,
@@ -155,6 +152,11 @@ class Export:
         for name, path in self._files:
             with path.open("rb") as file:
                 yield from _file(name, path.stat().st_size, file)
+
+
+def _chosen(request: ExportRegistry) -> list[str]:
+    left_out = {"cached_embedding"} if request.without_embeddings else set()
+    return [name for name in ROWS if name not in left_out and (name != KEYS or request.with_keys)]
 
 
 def _file(name: str, size: int, file: IO[bytes]) -> Iterator[bytes]:

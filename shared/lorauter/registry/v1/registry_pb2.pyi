@@ -4023,19 +4023,23 @@ class ExportRegistryRequest(_message.Message):
 
     WITHOUT_WEIGHTS_FIELD_NUMBER: _builtins.int
     WITHOUT_EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    WITH_KEYS_FIELD_NUMBER: _builtins.int
     without_weights: _builtins.bool
     """Leaves out the adapters' files: whoever imports it needs the adapter store."""
     without_embeddings: _builtins.bool
     """Leaves out the vectors of validation inputs: they are encoded anew then."""
+    with_keys: _builtins.bool
+    """Adds the tenant's API keys: their digests, so that they go on to work."""
     def __init__(
         self,
         *,
         without_weights: _builtins.bool = ...,
         without_embeddings: _builtins.bool = ...,
+        with_keys: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["without_embeddings", b"without_embeddings", "without_weights", b"without_weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["with_keys", b"with_keys", "without_embeddings", b"without_embeddings", "without_weights", b"without_weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -4110,16 +4114,22 @@ class ImportRegistryHeader(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WITH_KEYS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the import idempotent."""
+    with_keys: _builtins.bool
+    """Takes the archive's API keys too, if it has any. Those that may act for other
+    tenants are only taken from a caller who may.
+    """
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
+        with_keys: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "with_keys", b"with_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,7 +16,8 @@ V = TypeVar("V", bound=Value)
 
 FORMAT = "lorauter registry"
 VERSION = 1
-OPTIONAL = frozenset({"cached_embedding"})
+KEYS = "api_key"
+OPTIONAL = frozenset({"cached_embedding", KEYS})
 """Tables that an archive may lack."""
 
 MAX_GENERATION = 2**40

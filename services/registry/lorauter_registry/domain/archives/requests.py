@@ -20,10 +20,13 @@ class ExportRegistry(Value):
 
     without_weights: bool = False
     without_embeddings: bool = False
+    with_keys: bool = False
 
 
 class ImportRegistry(WriteRequest):
     """Imports an archive, which travels beside it."""
+
+    with_keys: bool = False
 
 
 class RegistryContents(Value):

@@ -32,6 +32,7 @@ from lorauter_registry.domain.fields import (
     Value,
     Version,
 )
+from lorauter_registry.domain.keys import PerMinute, Scopes
 from lorauter_registry.domain.requests import GenerationSettingsInput, PromptInput, Revision
 from lorauter_registry.domain.resources import (
     AdapterState,
@@ -391,12 +392,30 @@ class CachedEmbeddingRow(Row):
     vector: Annotated[Bytes, AfterValidator(_whole_floats)]
 
 
+class KeyRow(Row):
+    """An API key: its digest, from which nobody can make it."""
+
+    table = "api_key"
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    description: Description
+    scopes: Scopes
+    digest: Annotated[Bytes, Field(min_length=32, max_length=32)]
+    any_tenant: bool
+    requests_per_minute: PerMinute
+    tokens_per_minute: PerMinute
+    successor: OptionalId
+    expire_time: Moment | None
+    revoke_time: Moment | None
+    create_time: Moment
+
+
 ROWS: dict[str, type[Row]] = {
     kind.table: kind
     for kind in (
         *(PoolRow, BackendRow, TaskRow, TaskVersionRow, ValidationExampleRow),
         *(AdapterRow, AdapterVersionRow, ProfileRow, PoolManifestRow),
-        *(AffinityRow, CompositionRow, MeasurementRow, OperationRow, CachedEmbeddingRow),
+        *(AffinityRow, CompositionRow, MeasurementRow, OperationRow, CachedEmbeddingRow, KeyRow),
     )
 }
 """By table, in the order of an archive: what is referred to comes first."""
