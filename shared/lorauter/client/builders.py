@@ -120,6 +120,21 @@ def validation_stream(
         yield registry_pb2.PutValidationSetRequest(chunk=chunk)
 
 
+def import_header(with_keys: bool, request_id: str) -> registry_pb2.ImportRegistryHeader:
+    """Returns the header of an import, with a ``request_id`` of its own where none is given."""
+    return registry_pb2.ImportRegistryHeader(with_keys=with_keys, request_id=request_id or str(uuid.uuid4()))
+
+
+def import_stream(
+    header: registry_pb2.ImportRegistryHeader, pieces: Iterable[bytes]
+) -> Iterator[registry_pb2.ImportRegistryRequest]:
+    """Yields the header, then an archive in messages that the registry takes."""
+    yield registry_pb2.ImportRegistryRequest(header=header)
+    for piece in pieces:
+        for start in range(0, len(piece), CHUNK_BYTES):
+            yield registry_pb2.ImportRegistryRequest(data=piece[start : start + CHUNK_BYTES])
+
+
 def _validation_example(example: Example) -> registry_pb2.ValidationExample:
     if isinstance(example, registry_pb2.ValidationExample):
         return example

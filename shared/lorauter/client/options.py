@@ -21,6 +21,9 @@ TIMEOUT_SECONDS = 30.0
 UPLOAD_SECONDS = 300.0
 """Deadline of put_validation_set, whose 100,000 examples are checked and stored in one transaction."""
 
+TRANSFER_SECONDS = 6 * 3600.0
+"""Deadline of export_registry and import_registry, which carry all adapters' weights."""
+
 WATCH_SECONDS = 3600.0
 """Deadline of watch_operation: a matching takes minutes."""
 

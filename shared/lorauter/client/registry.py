@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 
-from lorauter.client.builders import Example, validation_header, validation_stream
+from lorauter.client.builders import (
+    Example,
+    import_header,
+    import_stream,
+    validation_header,
+    validation_stream,
+)
 from lorauter.client.calls import AsyncNamespace, Listing, Lookup, SyncNamespace, Unary
-from lorauter.client.options import UPLOAD_SECONDS, WATCH_SECONDS
+from lorauter.client.options import TRANSFER_SECONDS, UPLOAD_SECONDS, WATCH_SECONDS
 from lorauter.registry.v1 import registry_pb2 as pb
 
 _PUT = "/lorauter.registry.v1.RegistryService/PutValidationSet"
+_EXPORT = "/lorauter.registry.v1.RegistryService/ExportRegistry"
+_IMPORT = "/lorauter.registry.v1.RegistryService/ImportRegistry"
 _WATCH = "/lorauter.registry.v1.RegistryService/WatchOperation"
 
 
@@ -162,6 +170,40 @@ class Registry(RegistryCalls, SyncNamespace):
             _WATCH, pb.WatchOperationRequest(id=id), pb.Operation, timeout_seconds=timeout_seconds
         )
 
+    def export_registry(
+        self,
+        *,
+        without_weights: bool = False,
+        without_embeddings: bool = False,
+        with_keys: bool = False,
+        timeout_seconds: float = TRANSFER_SECONDS,
+    ) -> Generator[pb.ExportRegistryResponse, None, None]:
+        """Yields an archive of the whole registry in pieces; the first says what is in it."""
+        request = pb.ExportRegistryRequest(
+            without_weights=without_weights, without_embeddings=without_embeddings, with_keys=with_keys
+        )
+        return self.transport.download(
+            _EXPORT, request, pb.ExportRegistryResponse, timeout_seconds=timeout_seconds
+        )
+
+    def import_registry(
+        self,
+        pieces: Iterable[bytes],
+        *,
+        with_keys: bool = False,
+        request_id: str = "",
+        timeout_seconds: float = TRANSFER_SECONDS,
+    ) -> pb.RegistryContents:
+        """Fills an empty registry from an archive, wholly or not at all. Not retried."""
+        header = import_header(with_keys, request_id)
+        return self.transport.upload(
+            _IMPORT,
+            lambda: import_stream(header, pieces),
+            pb.RegistryContents,
+            idempotent=False,
+            timeout_seconds=timeout_seconds,
+        )
+
 
 class AsyncRegistry(RegistryCalls, AsyncNamespace):
     """The registry's calls, asynchronous."""
@@ -191,4 +233,38 @@ class AsyncRegistry(RegistryCalls, AsyncNamespace):
         """Like Registry.watch_operation."""
         return self.transport.download(
             _WATCH, pb.WatchOperationRequest(id=id), pb.Operation, timeout_seconds=timeout_seconds
+        )
+
+    def export_registry(
+        self,
+        *,
+        without_weights: bool = False,
+        without_embeddings: bool = False,
+        with_keys: bool = False,
+        timeout_seconds: float = TRANSFER_SECONDS,
+    ) -> AsyncGenerator[pb.ExportRegistryResponse, None]:
+        """Like Registry.export_registry."""
+        request = pb.ExportRegistryRequest(
+            without_weights=without_weights, without_embeddings=without_embeddings, with_keys=with_keys
+        )
+        return self.transport.download(
+            _EXPORT, request, pb.ExportRegistryResponse, timeout_seconds=timeout_seconds
+        )
+
+    async def import_registry(
+        self,
+        pieces: Iterable[bytes],
+        *,
+        with_keys: bool = False,
+        request_id: str = "",
+        timeout_seconds: float = TRANSFER_SECONDS,
+    ) -> pb.RegistryContents:
+        """Like Registry.import_registry."""
+        header = import_header(with_keys, request_id)
+        return await self.transport.upload(
+            _IMPORT,
+            lambda: import_stream(header, pieces),
+            pb.RegistryContents,
+            idempotent=False,
+            timeout_seconds=timeout_seconds,
         )

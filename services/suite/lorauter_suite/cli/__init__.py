@@ -10,6 +10,7 @@ from lorauter.errors import LorauterError
 from lorauter_suite.cli import (
     adapters,
     affinities,
+    archives,
     backends,
     index,
     manifests,
@@ -43,6 +44,7 @@ serving.add_commands(app)
 operations.add_commands(app)
 profiles.add_commands(app)
 replay.add_commands(app)
+archives.add_commands(app)
 app.add_typer(pools.app, name="pool")
 app.add_typer(backends.app, name="backend")
 app.add_typer(manifests.app, name="manifest")
