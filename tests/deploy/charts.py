@@ -56,7 +56,9 @@ def render(values: Values) -> list[Object]:
     """Returns every object of the chart; raises HelmError."""
     with Chart.load(CHART) as chart:
         files = chart.render(values, name="test", namespace="tests")
-    documents = [yaml.safe_load_all(text) for name, text in files.items() if name.endswith(".yaml")]
+    documents = [
+        yaml.load_all(text, yaml.CSafeLoader) for name, text in files.items() if name.endswith(".yaml")
+    ]
     return [document for group in documents for document in group if document]
 
 

@@ -101,7 +101,7 @@ def test_schemas_notice_what_is_wrong() -> None:
 
 def test_every_kind_is_checked_by_a_schema() -> None:
     kinds = {found["kind"] for name in FILES for found in rendered(name)}
-    assert set(SCHEMAS) - {"PrometheusRule"} <= kinds
+    assert set(SCHEMAS) <= kinds
     assert {"Deployment", "Job", "NetworkPolicy", "PodDisruptionBudget", "Pod"} <= kinds
 
 

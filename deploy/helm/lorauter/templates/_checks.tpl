@@ -32,6 +32,9 @@
 {{- if and $v.gatewayApi.enabled (not $v.gatewayApi.hostnames) (not $v.gatewayApi.grpcHostnames) -}}
 {{- fail "gatewayApi.enabled is true without a name: give hostnames for HTTP, grpcHostnames for gRPC, or both" -}}
 {{- end -}}
+{{- if and $v.gatewayApi.enabled (not $v.gatewayApi.parentRefs) -}}
+{{- fail "gatewayApi.parentRefs is empty: name the Gateways that carry the routes" -}}
+{{- end -}}
 {{- if and $v.tls.mutual (not $v.tls.existingSecret) -}}
 {{- fail "tls.mutual is true, but tls.existingSecret is missing: the Secret with tls.crt, tls.key and ca.crt" -}}
 {{- end -}}
