@@ -59,6 +59,7 @@ async def _serving(postgres_url: str, redis_url: str, folder: Path, files: Any) 
             "adapter_store": folder / "store",
             "adapter_roots": str(files.root),
             "watch_seconds": 0.02,
+            "access": "open",
             "max_validation_set_bytes": 1024 * 1024,
         }
     )

@@ -6,10 +6,17 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
-from lorauter.settings import PostgresUrl, RedisUrl, ServiceSettings, url_field
+from lorauter.settings import (
+    AccessSettings,
+    ApiKeySecret,
+    PostgresUrl,
+    RedisUrl,
+    ServiceSettings,
+    url_field,
+)
 from lorauter_registry.ports import DOWNLOAD_SECONDS, PUBLIC_HOSTS
 
 
@@ -19,11 +26,24 @@ class DatabaseSettings(ServiceSettings):
     database_url: PostgresUrl = url_field("DATABASE_URL", "PostgreSQL: `postgresql://user@host:port/name`.")
 
 
-class Settings(DatabaseSettings):
+class Settings(DatabaseSettings, AccessSettings):
     """What the service needs."""
 
     redis_url: RedisUrl = url_field("REDIS_URL", "Broker that wakes workers: `redis://host:port/0`.")
-    tenant: str = Field("default", min_length=1, max_length=63, description="Whose data this serves.")
+    tenant: str = Field(
+        "default",
+        min_length=1,
+        max_length=63,
+        description="Whose the bootstrap key is, and whose data callers see where access is open.",
+    )
+    bootstrap_key: ApiKeySecret = Field(
+        SecretStr(""),
+        description="A whole key, `lra_<id>_<secret>`, that is accepted with all scopes for all tenants, to "
+        "make others with. It is stored, as a digest, unless it is there.",
+    )
+    audit_days: int = Field(
+        400, ge=1, le=36_500, description="How long it is known who changed what; older entries go."
+    )
     adapter_store: Path = Field(description="Folder of the content-addressed adapter store; created.")
     adapter_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
@@ -34,6 +54,12 @@ class Settings(DatabaseSettings):
     )
     max_validation_set_bytes: int = Field(
         64 * 1024 * 1024, ge=1024, le=1024**3, description="Largest validation set, as JSONL or as a stream."
+    )
+    max_archive_bytes: int = Field(
+        8 * 1024**3,
+        ge=1024,
+        le=1024**4,
+        description="Largest rows of an imported archive, adapters apart; they wait in TMPDIR for its end.",
     )
     max_adapter_bytes: int = Field(
         2 * 1024**3, ge=1024, le=64 * 1024**3, description="Largest weight file of an adapter."

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 from fastapi import FastAPI
+from sqlalchemy import Engine
 
 from lorauter import tracing
-from lorauter.errors import LorauterError
+from lorauter.errors import FailedPrecondition, LorauterError, Unavailable
 from lorauter.lora.check import Limits
 from lorauter.lora.store import AdapterStore
+from lorauter.server.access import Gate, open_gate
 from lorauter.server.grpc import GrpcServer
 from lorauter.server.run import serve
 from lorauter.store import create_engine
@@ -25,11 +28,14 @@ from lorauter_registry.adapters.folders import RootedFolders
 from lorauter_registry.adapters.hub import HuggingFaceHub
 from lorauter_registry.adapters.wakeups import CeleryWakeups
 from lorauter_registry.api.calls import Calls
+from lorauter_registry.api.gate import StoredKeys
 from lorauter_registry.api.grpc import add_registry
 from lorauter_registry.api.rest import create_rest
 from lorauter_registry.config import DatabaseSettings, Settings
 from lorauter_registry.domain.affinity_requests import MAX_IMPORT_BYTES
+from lorauter_registry.domain.archives.requests import ArchiveLimits
 from lorauter_registry.service import Registry
+from lorauter_registry.service.admission import Admission
 from lorauter_registry.service.base import Context
 
 
@@ -51,7 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     configure_logging("registry", settings.log_level, settings.log_format)
     tracing.configure("registry")
     refuse_other_schema(str(settings.database_url))
-    asyncio.run(run(settings))
+    try:
+        asyncio.run(run(settings))
+    except FailedPrecondition as error:
+        print(f"{error.message} ({error.reason})", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 async def run(settings: Settings) -> None:
@@ -77,7 +87,6 @@ def assembled(settings: Settings) -> Iterator[Assembly]:
     wakeups = CeleryWakeups(str(settings.redis_url))
     context = Context(
         engine=engine,
-        tenant=settings.tenant,
         wakeups=wakeups,
         folders=RootedFolders(settings.adapter_roots),
         hub=HuggingFaceHub(
@@ -90,18 +99,37 @@ def assembled(settings: Settings) -> Iterator[Assembly]:
         store=AdapterStore(settings.adapter_store),
         limits=Limits(max_rank=settings.max_adapter_rank, max_bytes=settings.max_adapter_bytes),
         max_pins=timedelta(days=settings.max_pins_days),
+        audit_kept=timedelta(days=settings.audit_days),
+        archive_limits=ArchiveLimits(settings.max_archive_bytes, settings.max_validation_set_bytes),
     )
     registry = Registry(context)
     calls = Calls(registry, settings.threads, settings.watch_seconds)
-    grpc_server = GrpcServer(MAX_IMPORT_BYTES)
-    add_registry(grpc_server, calls, settings.max_validation_set_bytes)
-    rest = create_rest(calls, settings.max_body_bytes, settings.max_validation_set_bytes)
     try:
-        yield Assembly(registry, grpc_server, rest)
+        with _gate(settings, engine) as gate:
+            grpc_server = GrpcServer(MAX_IMPORT_BYTES, gate)
+            add_registry(grpc_server, calls, settings.max_validation_set_bytes)
+            rest = create_rest(calls, settings.max_body_bytes, settings.max_validation_set_bytes, gate)
+            yield Assembly(registry, grpc_server, rest)
     finally:
         calls.close()
         wakeups.close()
         engine.dispose()
+
+
+@contextmanager
+def _gate(settings: Settings, engine: Engine) -> Iterator[Gate]:
+    """Returns who lets callers in. With PostgreSQL away, the bootstrap key is stored at the first call."""
+    if settings.access == "open":
+        yield open_gate(settings)
+        return
+    admission = Admission(engine, settings.bootstrap_key.get_secret_value(), settings.tenant)
+    with suppress(Unavailable):
+        admission.store_first()
+    keys = StoredKeys(admission)
+    try:
+        yield keys
+    finally:
+        keys.close()
 
 
 def _migrate(revision: str, down: bool, wait: float | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lorauter.access import acting, open_caller
 from lorauter.errors import Unavailable
 from lorauter.lora.check import Limits
 from lorauter.lora.store import AdapterStore
@@ -45,7 +46,6 @@ def registry(postgres_url: str, tmp_path: Path, tiny_pool: Any) -> Iterator[Regi
     engine = create_engine(postgres_url, pool_size=20)
     context = Context(
         engine=engine,
-        tenant="default",
         wakeups=Heard(),
         folders=RootedFolders([tiny_pool.root]),
         hub=NoHub(),
@@ -55,9 +55,10 @@ def registry(postgres_url: str, tmp_path: Path, tiny_pool: Any) -> Iterator[Regi
     )
     registry = Registry(context)
     base = {"id": "p", "base_model": tiny_pool.base_model, "base_path": str(tiny_pool.base())}
-    registry.create_pool(CreatePool.model_validate(base))
-    registry.create_task(CreateTask.model_validate({"id": "t", "pool": "p", "metric": "exact_match"}))
-    yield registry
+    with acting(open_caller("default")):
+        registry.create_pool(CreatePool.model_validate(base))
+        registry.create_task(CreateTask.model_validate({"id": "t", "pool": "p", "metric": "exact_match"}))
+        yield registry
     engine.dispose()
 
 

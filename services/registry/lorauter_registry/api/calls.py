@@ -11,13 +11,20 @@ from typing import TypeVar, TypeVarTuple
 
 from prometheus_client import Histogram
 
-from lorauter.errors import Exhausted, LorauterError
+from lorauter.access import caller, is_public, scope_of
+from lorauter.errors import Exhausted, LorauterError, PermissionDenied
+from lorauter.registry.v1 import registry_pb2
+from lorauter.server.access import denied
+from lorauter.store import ping
 from lorauter_registry.domain.requests import GetById
 from lorauter_registry.domain.resources import Operation
 from lorauter_registry.service import Registry
 
 Q = TypeVarTuple("Q")
 A = TypeVar("A")
+
+SERVICE = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"]
+"""Its methods' options say what callers' keys must allow, over REST too."""
 
 WAITING_PER_THREAD = 16
 """Calls that may wait for each thread; more are refused at once."""
@@ -38,15 +45,30 @@ class Calls:
         self._running = 0
         self._alone = asyncio.Semaphore(1)
 
-    async def run(self, call: Callable[[*Q], A], *arguments: *Q) -> A:
-        """Returns what ``call(*arguments)`` returns, on a thread.
+    async def run(self, call: Callable[[*Q], A], *arguments: *Q, rpc: str = "") -> A:
+        """Returns what ``call(*arguments)`` returns, on a thread, if its caller's key allows the RPC.
 
-        Raises Exhausted (TOO_MANY_CALLS) when too many wait already. A call whose caller has gone while
-        it waited is not begun.
+        That is the one of the call's name, unless ``rpc`` says whose part it is. Raises PermissionDenied
+        (SCOPE_MISSING, TENANT_NOT_ALLOWED), or Exhausted (TOO_MANY_CALLS) when too many wait already. A
+        call whose caller has gone while it waited is not begun.
         """
+        name = call.__name__
+        asked = rpc or rpc_of(name)
+        who = caller()
+        try:
+            who.require(scope_of(SERVICE, asked), asked, is_public(SERVICE, asked))
+            return await self._on_thread(name, call, *arguments)
+        except PermissionDenied as error:
+            denied(error, asked, who)
+            raise
+
+    async def ping(self) -> None:
+        """Returns if PostgreSQL answers; raises Unavailable (DATABASE_UNAVAILABLE). Asks for no key."""
+        await self._on_thread("ping", ping, self.registry.context.engine)
+
+    async def _on_thread(self, name: str, call: Callable[[*Q], A], *arguments: *Q) -> A:
         if self._running >= self._most:
             raise Exhausted("TOO_MANY_CALLS", "the registry has too many calls waiting: retry later")
-        name = getattr(call, "__name__", "call")
         began = time.perf_counter()
         outcome = "ok"
         self._running += 1
@@ -85,3 +107,8 @@ class Calls:
     def close(self) -> None:
         """Lets running calls finish and drops waiting ones."""
         self._executor.shutdown(cancel_futures=True)
+
+
+def rpc_of(call: str) -> str:
+    """Returns the RPC of a service's method: `CreatePool` for `create_pool`."""
+    return "".join(part.capitalize() for part in call.split("_"))

@@ -14,7 +14,8 @@ from lorauter.errors import InvalidArgument
 from lorauter.registry.v1 import registry_pb2 as pb
 from lorauter.registry.v1 import registry_pb2_grpc
 from lorauter.server.grpc import Context, GrpcServer
-from lorauter_registry.api.calls import Calls
+from lorauter_registry.api.archives import ArchiveStreams
+from lorauter_registry.api.calls import SERVICE, Calls
 from lorauter_registry.api.convert import to_message, to_value
 from lorauter_registry.domain.examples import MAX_CHUNK_EXAMPLES, ExampleSet
 from lorauter_registry.domain.fields import Value
@@ -23,14 +24,12 @@ from lorauter_registry.domain.requests import GetById, PutValidationSet
 MAX_CHUNK_BYTES = 1024 * 1024
 """Largest chunk of a validation set."""
 
-_SERVICE = pb.DESCRIPTOR.services_by_name["RegistryService"]
 
-
-class _Streams:
-    """The two RPCs that stream."""
+class _Streams(ArchiveStreams):
+    """The RPCs that stream."""
 
     def __init__(self, calls: Calls, max_validation_set_bytes: int) -> None:
-        self._calls = calls
+        super().__init__(calls)
         self._max_bytes = max_validation_set_bytes
 
     async def PutValidationSet(  # noqa: N802
@@ -60,14 +59,14 @@ class _Streams:
 def add_registry(server: GrpcServer, calls: Calls, max_validation_set_bytes: int) -> None:
     """Adds RegistryService to a server."""
     servicer: Any = _Streams(calls, max_validation_set_bytes)
-    for method in _SERVICE.methods:
-        if method.name not in vars(_Streams):
+    for method in SERVICE.methods:
+        if not hasattr(_Streams, method.name):
             answer = getattr(pb, method.output_type.name)
             call = getattr(calls.registry, re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower())
             run = calls.run_alone if method.name == "ImportAffinities" else calls.run
             setattr(servicer, method.name, _unary(run, call, answer))
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server.server)
-    server.announce(_SERVICE)
+    server.announce(SERVICE)
 
 
 def _unary(

@@ -74,7 +74,8 @@ class Affinities(Adapters):
             for pool in sorted({task.pool for task in known.tasks.values()}):
                 tx.owe("index", pool)
             return ImportedAffinities(
-                imported_count=len(request.affinities), generation=encode_generation(tx.generation)
+                imported_count=len(request.affinities),
+                generation=encode_generation(tx.generation, tx.tenant),
             )
 
         return self.changing(request, ImportedAffinities, change)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -13,12 +13,15 @@ from sqlalchemy import ARRAY, ColumnElement, Engine, String, any_, cast, delete,
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import Session, col
 
+from lorauter.access import caller
 from lorauter.errors import AlreadyExists, Conflict, NotFound
 from lorauter.lora.check import Limits
 from lorauter.lora.store import AdapterStore
 from lorauter.store import Write, read, tables, write
+from lorauter_registry.domain.archives.requests import ArchiveLimits
 from lorauter_registry.domain.fields import Value, WriteRequest
 from lorauter_registry.ports import Folders, Hub, Wakeups
+from lorauter_registry.service.auditing import record
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Value)
@@ -38,13 +41,14 @@ class Context:
     """What the service works with."""
 
     engine: Engine
-    tenant: str
     wakeups: Wakeups
     folders: Folders
     hub: Hub
     store: AdapterStore
     limits: Limits
     max_pins: timedelta
+    audit_kept: timedelta = timedelta(days=400)
+    archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)
 
 
 class Resource(Protocol):
@@ -65,8 +69,8 @@ class Part:
 
     @property
     def tenant(self) -> str:
-        """Whose rows are read and written."""
-        return self.context.tenant
+        """Whose rows are read and written: the caller's; raises LookupError where there is none."""
+        return caller().tenant
 
     def reading(self) -> AbstractContextManager[Session]:
         """Returns a session that sees one moment."""
@@ -90,7 +94,7 @@ class Part:
         ``content`` is the digest of what travels beside the request. Writes of a tenant wait for each
         other at the generation's row, so of two concurrent duplicates the second finds the answer of
         the first. Raises AlreadyExists (REQUEST_ID_REUSED) and what ``change`` raises; then nothing
-        is stored. Workers are woken after the commit.
+        is stored. What is accepted is written down beside it; workers are woken after the commit.
         """
         with write(self.context.engine, self.tenant) as tx:
             if request.request_id:
@@ -98,7 +102,9 @@ class Part:
                 if answer is not None:
                     tx.withdraw()
                     return answer
+            taken = tx.generation
             answer = change(tx)
+            record(tx, request, answer, taken, self.context.audit_kept)
             if request.request_id:
                 self._remember(tx, request, answer, content)
         self.context.wakeups.wake(tx.owed)

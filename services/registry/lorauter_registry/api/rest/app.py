@@ -8,16 +8,28 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from lorauter.errors import LorauterError
+from lorauter.server.access import Gate
 from lorauter.server.http import create_app
-from lorauter.store import ping
 from lorauter_registry.api.calls import Calls
-from lorauter_registry.api.rest import adapters, affinities, decisions, manifests, operations, pools, tasks
+from lorauter_registry.api.rest import (
+    adapters,
+    affinities,
+    decisions,
+    keys,
+    manifests,
+    operations,
+    pools,
+    tasks,
+)
 from lorauter_registry.api.rest.http import Problem
 from lorauter_registry.domain.affinity_requests import MAX_IMPORT_BYTES, ImportAffinities
 
 
-def create_rest(calls: Calls, max_body_bytes: int, max_validation_set_bytes: int) -> FastAPI:
-    """Returns the application; validation sets and imports may be larger than other bodies."""
+def create_rest(calls: Calls, max_body_bytes: int, max_validation_set_bytes: int, gate: Gate) -> FastAPI:
+    """Returns the application; validation sets and imports may be larger than other bodies.
+
+    ``gate`` is asked for a good key, and Calls for its scopes.
+    """
 
     def limit(path: str) -> int:
         if path.endswith("/validation-set"):
@@ -26,15 +38,15 @@ def create_rest(calls: Calls, max_body_bytes: int, max_validation_set_bytes: int
 
     async def readiness() -> str:
         try:
-            await calls.run(ping, calls.registry.context.engine)
+            await calls.ping()
         except LorauterError as error:
             return error.message
         return ""
 
-    app = create_app("lorauter registry", readiness, limit)
+    app = create_app("lorauter registry", readiness, limit, gate=gate)
     app.state.calls = calls
     app.state.max_validation_set_bytes = max_validation_set_bytes
-    for part in (pools, manifests, tasks, adapters, affinities, operations, decisions):
+    for part in (pools, manifests, tasks, adapters, affinities, operations, decisions, keys):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
@@ -55,6 +67,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             "description": "What was wrong, and what to do.",
             "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
         for path in document["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)

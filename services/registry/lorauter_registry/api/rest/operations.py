@@ -1,4 +1,4 @@
-"""Operations, profiles, generations and keys over REST."""
+"""Operations, profiles and generations over REST."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from lorauter_registry.domain.fields import WriteRequest
 from lorauter_registry.domain.operation_requests import CancelOperation, ListOperations, StartMatching
 from lorauter_registry.domain.requests import GetById
 from lorauter_registry.domain.resources import Operation, Profile
-from lorauter_registry.service.registry import Anything
 
 router = APIRouter()
 
@@ -82,24 +81,6 @@ async def activate_profile(body: ActivateProfile, http: Writing) -> Profile:
 async def get_generation(http: Reading) -> Generations:
     """Returns the newest accepted generation and the newest published one."""
     return await http.read(http.registry.get_generation, GetGeneration)
-
-
-@router.post("/v1/keys", tags=["keys"])
-async def create_api_key(http: Reading) -> None:
-    """Creates an API key. Not served yet."""
-    await http.read(http.registry.create_api_key, Anything)
-
-
-@router.get("/v1/keys", tags=["keys"])
-async def list_api_keys(http: Reading) -> None:
-    """Lists API keys. Not served yet."""
-    await http.read(http.registry.list_api_keys, Anything)
-
-
-@router.post("/v1/keys/{key_id}/revoke", tags=["keys"])
-async def revoke_api_key(key_id: str, http: Reading) -> None:
-    """Revokes an API key. Not served yet."""
-    await http.read(http.registry.revoke_api_key, Anything, id=key_id)
 
 
 async def _events(first: Operation, rest: AsyncIterator[Operation]) -> AsyncIterator[str]:
