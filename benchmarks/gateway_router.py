@@ -48,7 +48,7 @@ def _adapter(adapter: Adapter) -> Adapter:
 
 async def run(index: MemoryIndex, encoder: Encoder) -> None:
     """Serves until SIGTERM."""
-    settings = Settings(qdrant_url="http://127.0.0.1:1")
+    settings = Settings(qdrant_url="http://127.0.0.1:1", access="open")
     async with wired(settings, index, encoder) as router:
 
         async def readiness() -> str:

@@ -30,6 +30,7 @@ async def run(index: MemoryIndex, encoder: Encoder, cache: int) -> None:
     """Serves until standard input ends, after a line ``{"port": …}``; ``cache`` is the size of its caches."""
     settings = Settings(
         qdrant_url="http://127.0.0.1:1",
+        access="open",
         query_cache=cache,
         decision_cache=cache,
     )

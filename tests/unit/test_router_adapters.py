@@ -8,19 +8,14 @@ import pytest
 
 from lorauter.errors import FailedPrecondition, InvalidArgument, LorauterError, NotFound
 from lorauter.routing import fit_profile
-from lorauter.routing.model import Adapter, Pool, Snapshot
-from lorauter_router.domain import ServedSnapshot
+from lorauter.routing.model import Adapter, Pool
+from lorauter_router.domain import count_servable, resolve, servable_page
 
 NOW = 1_000.0
 
 
-def served(*adapters: Adapter, others: tuple[str, ...] = ()) -> ServedSnapshot:
-    profile = fit_profile([])
-    pools = {
-        name: Pool(name, "m", (), "ROUTE", profile, (), adapters if name == "p" else (), ())
-        for name in ("p", *others)
-    }
-    return ServedSnapshot.of(Snapshot("default", 3, "", "sha256:e", pools))
+def pool(*adapters: Adapter) -> Pool:
+    return Pool("p", "m", (), "ROUTE", fit_profile([]), (), adapters, ())
 
 
 def version(number: int, routable: bool = False, **fields: Any) -> Adapter:
@@ -42,13 +37,12 @@ VERSIONS = (
     [("a", 3), ("a@3", 3), ("a@champion", 3), ("a@2", 2), ("a@old", 2), ("a@candidate", 4)],
 )
 def test_pin_means_the_version_that_it_names_when_it_may_be_served(reference: str, number: int) -> None:
-    pool, adapter = served(*VERSIONS).resolve("p", reference, NOW)
-    assert (pool.pool_id, adapter.version) == ("p", number)
+    assert resolve(pool(*VERSIONS), reference, NOW).version == number
 
 
 def test_bare_id_means_the_newest_that_may_be_pinned_when_none_is_routable() -> None:
     left = [adapter for adapter in VERSIONS if not adapter.routable]
-    assert served(*left).resolve("", "a", NOW)[1].version == 4
+    assert resolve(pool(*left), "a", NOW).version == 4
 
 
 @pytest.mark.parametrize(
@@ -70,7 +64,7 @@ def test_pin_is_refused_with_a_reason_when_it_cannot_be_served(
     reference: str, kind: type[LorauterError], reason: str
 ) -> None:
     with pytest.raises(kind) as refused:
-        served(*VERSIONS).resolve("", reference, NOW)
+        resolve(pool(*VERSIONS), reference, NOW)
     assert refused.value.reason == reason
     if reference == "a@1":
         assert refused.value.metadata["successor"] == "b"
@@ -78,19 +72,19 @@ def test_pin_is_refused_with_a_reason_when_it_cannot_be_served(
 
 
 def test_pages_hold_every_servable_version_once_when_followed() -> None:
-    snapshot = served(*VERSIONS)
     seen, token = [], ""
     while True:
-        page, token = snapshot.servable_page("", 2, token, NOW)
+        page, token = servable_page([pool(*VERSIONS)], 2, token, NOW)
         seen += [adapter.version for _, adapter in page]
         if not token:
             break
     assert seen == [2, 3, 4]
+    assert count_servable(pool(*VERSIONS), NOW) == 3
 
 
 def test_page_token_stays_valid_when_the_adapter_it_names_is_gone() -> None:
-    _, token = served(*VERSIONS).servable_page("p", 1, "", NOW)
-    page, _ = served(*VERSIONS[2:]).servable_page("p", 1, token, NOW)
+    _, token = servable_page([pool(*VERSIONS)], 1, "", NOW)
+    page, _ = servable_page([pool(*VERSIONS[2:])], 1, token, NOW)
     assert [adapter.version for _, adapter in page] == [3]
 
 
@@ -99,22 +93,11 @@ def test_page_token_stays_valid_when_the_adapter_it_names_is_gone() -> None:
 )
 def test_page_token_is_refused_when_it_is_made_up(token: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        served(*VERSIONS).servable_page("", 0, token, NOW)
+        servable_page([pool(*VERSIONS)], 0, token, NOW)
     assert refused.value.reason == "INVALID_PAGE_TOKEN"
 
 
 def test_page_size_is_refused_when_negative() -> None:
     with pytest.raises(InvalidArgument) as refused:
-        served(*VERSIONS).servable_page("", -1, "", NOW)
+        servable_page([pool(*VERSIONS)], -1, "", NOW)
     assert refused.value.reason == "INVALID_PAGE_SIZE"
-
-
-def test_pool_is_the_only_one_when_none_is_named() -> None:
-    assert served().pool("").pool_id == "p"
-    with pytest.raises(InvalidArgument) as refused:
-        served(others=("q",)).pool("")
-    assert (refused.value.reason, refused.value.metadata["known"]) == ("POOL_REQUIRED", "p, q")
-    with pytest.raises(NotFound):
-        served().pool("q")
-    with pytest.raises(NotFound):
-        ServedSnapshot.of(Snapshot("default", 3, "", "sha256:e", {})).pool("")

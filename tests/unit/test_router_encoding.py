@@ -53,7 +53,7 @@ async def queries(gated: GatedEncoder) -> AsyncIterator[BatchingEncoder]:
 
 async def started(queries: BatchingEncoder, *texts: str) -> list[asyncio.Task[list[Encoded]]]:
     """Starts one call per text and lets each reach the queue."""
-    tasks = [asyncio.create_task(queries.encode([text])) for text in texts]
+    tasks = [asyncio.create_task(queries.encode([text], "t")) for text in texts]
     await asyncio.sleep(0)
     return tasks
 
@@ -77,7 +77,7 @@ async def test_text_is_encoded_once_when_several_ask_for_it(
     calls = await started(queries, "same", "same")
     gated.gate.release()
     await asyncio.gather(*calls)
-    (again,) = await queries.encode(["same"])
+    (again,) = await queries.encode(["same"], "t")
     assert gated.batches == [["same"]]
     assert again.cached
     assert not again.vector.flags.writeable
@@ -88,8 +88,8 @@ async def test_oldest_vector_is_forgotten_when_the_cache_is_full(
 ) -> None:
     gated.gate.release(9)
     for text in ("a", "b", "a", "c"):
-        await queries.encode([text])
-    assert (await queries.encode(["a", "b"]))[0].cached
+        await queries.encode([text], "t")
+    assert (await queries.encode(["a", "b"], "t"))[0].cached
     assert [text for batch in gated.batches for text in batch] == ["a", "b", "c", "b"]
 
 
@@ -98,7 +98,7 @@ async def test_query_is_refused_when_too_many_wait(gated: GatedEncoder, queries:
     await gated.begins()
     waiting = await started(queries, "1", "2", "3", "4", "5")
     with pytest.raises(Exhausted) as refused:
-        await queries.encode(["one too many"])
+        await queries.encode(["one too many"], "t")
     assert refused.value.reason == "ENCODER_BUSY"
     gated.gate.release(3)
     await asyncio.gather(*running, *waiting)
@@ -137,7 +137,7 @@ async def test_call_of_many_texts_is_answered_whole_when_batches_part_them(
 ) -> None:
     gated.gate.release(5)
     texts = ["a" * length for length in (500, 1, 2, 500, 3)]
-    assert [float(result.vector[0]) for result in await queries.encode(texts)] == [500, 1, 2, 500, 3]
+    assert [float(result.vector[0]) for result in await queries.encode(texts, "t")] == [500, 1, 2, 500, 3]
     assert gated.batches == [["a" * 500], ["a", "aa", "aaa"]]
 
 
@@ -146,8 +146,8 @@ async def test_cancelled_call_leaves_others_their_texts_when_they_share_some(
 ) -> None:
     running = await started(queries, "running")
     await gated.begins()
-    both = asyncio.create_task(queries.encode(["mine", "shared"]))
-    other = asyncio.create_task(queries.encode(["shared"]))
+    both = asyncio.create_task(queries.encode(["mine", "shared"], "t"))
+    other = asyncio.create_task(queries.encode(["shared"], "t"))
     await asyncio.sleep(0)
     both.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -180,5 +180,5 @@ def test_oldest_text_is_encoded_with_those_of_like_length_when_several_wait(
 async def test_next_batch_is_encoded_when_one_failed(gated: GatedEncoder, queries: BatchingEncoder) -> None:
     gated.gate.release(2)
     with pytest.raises(ValueError, match="failed"):
-        await queries.encode(["bad", "other"])
-    assert [float(r.vector[0]) for r in await queries.encode(["fine", "fine"])] == [4, 4]
+        await queries.encode(["bad", "other"], "t")
+    assert [float(r.vector[0]) for r in await queries.encode(["fine", "fine"], "t")] == [4, 4]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import AliasChoices, Field
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import NoDecode
 
 from lorauter.decisions import Detail
 from lorauter.encoder import DEFAULT_ENCODER, Precision
-from lorauter.settings import HttpUrl, RedisUrl, ServiceSettings, url_field
+from lorauter.settings import HttpUrl, RedisUrl, RemoteAccessSettings, url_field
 
 
-class Settings(ServiceSettings):
+class Settings(RemoteAccessSettings):
     """What the router reads from its environment."""
 
     qdrant_url: HttpUrl = url_field("QDRANT_URL", "The index to read snapshots from.")
@@ -18,7 +21,11 @@ class Settings(ServiceSettings):
         validation_alias=AliasChoices("REDIS_URL", "redis_url"),
         description="Where decisions are left for the worker: `redis://host:port/0`. Without it, none are.",
     )
-    tenant: str = Field("default", min_length=1, description="Tenant whose snapshots are served.")
+    tenants: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Tenants whose pools are served beside the public ones, separated by commas, so that "
+        "several routers can share them out. Empty: all that the index has.",
+    )
     encoder: str = Field(
         DEFAULT_ENCODER,
         min_length=1,
@@ -102,3 +109,10 @@ class Settings(ServiceSettings):
         le=10_000_000,
         description="About how many decisions Redis keeps for the worker, some 2 kB each; the oldest go.",
     )
+
+    @field_validator("tenants", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        return value

@@ -13,6 +13,7 @@ from lorauter.index import QdrantIndex, SnapshotIndex
 from lorauter.router.v1 import router_pb2, router_pb2_grpc
 from lorauter.server.grpc import GrpcServer
 from lorauter.server.http import create_app
+from lorauter.server.remote_keys import gate_of
 from lorauter.server.run import serve
 from lorauter.telemetry import configure_logging, get_logger
 from lorauter_router import metrics
@@ -48,28 +49,27 @@ async def wired(settings: Settings, index: SnapshotIndex, *encoders: Encoder) ->
         for encoder in encoders
     }
     follower = SnapshotFollower(
-        index, settings.tenant, queries, settings.poll_seconds, settings.believe_seconds
+        index, settings.tenants, queries.keys(), settings.poll_seconds, settings.believe_seconds
     )
     narrower = IndexNarrower(index, settings.exact_limit, settings.search_timeout_seconds)
     log = _decision_log(settings)
     memory = DecisionMemory(settings.decision_cache)
-    service = RouterService(
-        follower, narrower, log, memory, settings.tenant, settings.generation_wait_seconds
-    )
-    server = GrpcServer()
-    router_pb2_grpc.add_RouterServiceServicer_to_server(
-        RouterServicer(service, Replayer(follower)), server.server
-    )
-    server.announce(router_pb2.DESCRIPTOR.services_by_name["RouterService"])
-    await follower.start()
-    try:
-        yield Router(server, follower)
-    finally:
-        await follower.close()
-        narrower.close()
-        for batching in queries.values():
-            await batching.close()
-        await log.close()
+    service = RouterService(follower, queries, narrower, log, memory, settings.generation_wait_seconds)
+    async with gate_of(settings) as gate:
+        server = GrpcServer(gate=gate)
+        router_pb2_grpc.add_RouterServiceServicer_to_server(
+            RouterServicer(service, Replayer(follower)), server.server
+        )
+        server.announce(router_pb2.DESCRIPTOR.services_by_name["RouterService"])
+        await follower.start()
+        try:
+            yield Router(server, follower)
+        finally:
+            await follower.close()
+            narrower.close()
+            for batching in queries.values():
+                await batching.close()
+            await log.close()
 
 
 def _decision_log(settings: Settings) -> NoDecisionLog | RedisDecisionLog:
@@ -79,7 +79,6 @@ def _decision_log(settings: Settings) -> NoDecisionLog | RedisDecisionLog:
         return NoDecisionLog()
     return RedisDecisionLog(
         str(settings.redis_url),
-        settings.tenant,
         settings.decision_detail,
         settings.decision_queue,
         settings.decision_stream,

@@ -44,13 +44,15 @@ class DecisionMemory:
             self._known.popitem(last=False)
 
 
-def key_of(snapshot: str, pool: str, text: str, options: RouteOptions) -> bytes:
+def key_of(tenant: str, snapshot: str, pool: str, text: str, options: RouteOptions) -> bytes:
     """Returns what a decision is kept under: a hash of all that it depends on, which may be large.
 
-    ``snapshot`` is a snapshot's digest. Explanations are no part of it: such decisions are not kept.
+    ``snapshot`` is a snapshot's digest. ``tenant`` asked: in a public pool, too, none learns from timings
+    what another asked. Explanations are no part of it: such decisions are not kept.
     """
     restrictions = (
         sorted(names) for names in (options.tags, options.exclude_tasks, options.exclude_adapters)
     )
-    depends_on = [snapshot, pool, options.strategy, options.max_adapters, options.task_count, *restrictions]
+    asked = [options.strategy, options.max_adapters, options.task_count, *restrictions]
+    depends_on = [tenant, snapshot, pool, *asked]
     return hashlib.blake2b(f"{json.dumps(depends_on)}\n{text}".encode(), digest_size=16).digest()

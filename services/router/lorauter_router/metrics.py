@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -11,6 +11,7 @@ from lorauter.routing.decision import Action, Decision
 from lorauter.routing.fitting import known_name, typicality_name
 from lorauter.routing.model import Pool, Profile
 from lorauter.server.bounded import Bounded, TopCounter
+from lorauter_router.domain import ServedSnapshot
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
@@ -28,8 +29,15 @@ BATCH = Histogram(
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
 )
 QUEUE = Gauge("lorauter_router_encode_queue_length", "Queries that wait to be encoded.")
-GENERATION = Gauge("lorauter_router_snapshot_generation", "Generation that is served; 0 before the first.")
-STALE = Gauge("lorauter_router_snapshot_stale", "1 while newer generations may exist that cannot be read.")
+GENERATION = Gauge(
+    "lorauter_router_snapshot_generation",
+    "Sum of the generations that are served, over tenants; 0 before the first.",
+)
+STALE = Gauge(
+    "lorauter_router_snapshot_stale",
+    "Tenants of whom newer generations may exist that cannot be read; 0 is well.",
+)
+TENANTS = Gauge("lorauter_router_tenants", "Tenants whose snapshots are served, `public` among them.")
 SEARCHES = Counter("lorauter_router_searches", "Decisions by how tasks were searched.", ["kind"])
 SEARCH_FAILURES = Counter(
     "lorauter_router_search_failures", "Searches of the index that did not serve; all was scored.", ["reason"]
@@ -80,6 +88,13 @@ BY_ADAPTER = TopCounter(
 )
 
 pool_label = Bounded(MOST_POOLS)
+
+
+def following(served: Collection[ServedSnapshot]) -> None:
+    """Says what is served now."""
+    GENERATION.set(sum(each.snapshot.generation for each in served))
+    STALE.set(sum(each.stale for each in served))
+    TENANTS.set(len(served))
 
 
 def decided(pool_id: str, decision: Decision) -> None:

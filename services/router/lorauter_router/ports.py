@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from lorauter.routing.decision import Decision, RouteOptions
 from lorauter.routing.model import Vector
 from lorauter.routing.strategies.strategy import Query
 from lorauter_router.domain import ServedSnapshot
+from lorauter_router.visibility import Snapshots
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,32 +26,24 @@ class Encoded:
 class QueryEncoder(Protocol):
     """Maps queries to vectors."""
 
-    async def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Returns one result per text, in order; raises Exhausted (ENCODER_BUSY) when too many wait."""
+    async def encode(self, texts: Sequence[str], tenant: str) -> list[Encoded]:
+        """Returns one result per text of a tenant's callers, in order.
+
+        What is remembered of one tenant's texts does not show in another's results. Raises Exhausted
+        (ENCODER_BUSY) when too many wait.
+        """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What to answer from: one generation, and whether newer ones may exist that cannot be read.
-
-    ``encoder`` is the one that embedded its tasks: both change in one step.
-    """
-
-    snapshot: ServedSnapshot
-    encoder: QueryEncoder
-    stale: bool
 
 
 class SnapshotSource(Protocol):
     """Follows the index."""
 
-    def current(self) -> Served:
-        """Returns what is served now; raises Unavailable (NO_SNAPSHOT) before the first snapshot."""
+    def current(self) -> Snapshots:
+        """Returns what is served now."""
         ...
 
-    async def reached(self, generation: int, timeout_seconds: float) -> None:
-        """Returns once ``generation`` or a later one is served, or when the time is up."""
+    async def reached(self, generations: Mapping[str, int], timeout_seconds: float) -> None:
+        """Returns once these generations, by tenant, or later ones are served, or when the time is up."""
         ...
 
 
@@ -75,11 +68,13 @@ class Narrower(Protocol):
 class Made:
     """A decision that was made, and what on: ``time_ms`` is Unix time; ``terms`` are those of ``text``.
 
-    ``terms`` are None where the log keeps no features.
+    ``tenant`` asked, in a pool of ``pool_tenant``. ``terms`` are None where the log keeps no features.
     """
 
+    tenant: str
     decision_id: str
     time_ms: int
+    pool_tenant: str
     pool: CompiledPool
     decision: Decision
     options: RouteOptions
@@ -92,7 +87,7 @@ class Made:
 
 
 class DecisionLog(Protocol):
-    """Records decisions for people and for replays."""
+    """Records decisions for people and for replays, each with those of the tenant that asked."""
 
     keeps_features: bool
     """Whether it records what a replay needs."""

@@ -13,13 +13,15 @@ from lorauter.routing.deciding import check_options, decide
 from lorauter.routing.decision import Decision, RouteOptions
 from lorauter.routing.replaying import under, unpack_terms, unpack_vector
 from lorauter.routing.strategies.strategy import Query
-from lorauter_router.ports import Served, SnapshotSource
+from lorauter_router.domain import ServedSnapshot
+from lorauter_router.ports import SnapshotSource
+from lorauter_router.visibility import SeenPool
 
 MAX_REPLAY = 256
 """Most queries of one call."""
 
 KEPT_POOLS = 4
-"""Pools under other constants that are kept compiled, for one snapshot; each is as large as its own."""
+"""Pools under other constants that are kept compiled; each is as large as its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Recorded:
 class Replayed:
     """Decisions in the order of the queries, and what they were made on."""
 
+    tenant: str
     pool: str
     generation: str
     profile_digest: str
@@ -48,41 +51,40 @@ class Replayer:
     def __init__(self, source: SnapshotSource) -> None:
         self._source = source
         self._turn = asyncio.Semaphore(1)
-        self._compiled: OrderedDict[tuple[str, str], CompiledPool] = OrderedDict()
-        self._compiled_of = ""
+        self._compiled: OrderedDict[tuple[str, str, str], CompiledPool] = OrderedDict()
 
     async def replay(
         self,
+        tenant: str,
         pool: str,
         queries: Sequence[Recorded],
         constants: Mapping[str, float],
         encoder_digest: str,
         timeout_seconds: float | None,
     ) -> Replayed:
-        """Decides 1 to 256 queries on one generation.
+        """Decides 1 to 256 queries of a caller of ``tenant`` on one generation.
 
         Empty ``constants`` are those that are served; an empty ``encoder_digest`` is not checked. Raises
         InvalidArgument (REPLAY_EMPTY, REPLAY_TOO_LARGE, POOL_REQUIRED, INVALID_FEATURES, INVALID_VECTORS,
         INVALID_CONSTANTS and those of check_options), NotFound (UNKNOWN_POOL), FailedPrecondition
-        (ENCODER_CHANGED), Unavailable (NO_SNAPSHOT), DeadlineExceeded. Metadata ``query`` is the number of
-        the one at fault, from 0.
+        (ENCODER_CHANGED, TENANT_NOT_SERVED), Unavailable (NO_SNAPSHOT), DeadlineExceeded. Metadata ``query``
+        is the number of the one at fault, from 0.
         """
         _check_size(len(queries))
-        served = self._source.current()
-        served.snapshot.pool(pool)
-        _check_encoder(served, encoder_digest)
+        seen = self._source.current().view(tenant).pool(pool)
+        _check_encoder(seen.served, encoder_digest)
         try:
             async with asyncio.timeout(timeout_seconds), self._turn:
-                return await asyncio.to_thread(self._replayed, served, pool, queries, constants)
+                return await asyncio.to_thread(self._replayed, seen, queries, constants)
         except TimeoutError:
             raise DeadlineExceeded(
                 "DEADLINE_EXCEEDED", "the deadline passed before all was replayed: send fewer queries a call"
             ) from None
 
     def _replayed(
-        self, served: Served, pool: str, queries: Sequence[Recorded], constants: Mapping[str, float]
+        self, seen: SeenPool, queries: Sequence[Recorded], constants: Mapping[str, float]
     ) -> Replayed:
-        compiled = self._under(served, pool, constants) if constants else served.snapshot.compiled(pool)
+        compiled = self._under(seen, constants) if constants else seen.compiled
         decisions: list[Decision] = []
         for number, query in enumerate(queries):
             try:
@@ -93,19 +95,17 @@ class Replayer:
                 error.metadata["query"] = str(number)
                 raise
         return Replayed(
+            tenant=seen.tenant,
             pool=compiled.pool_id,
-            generation=served.snapshot.generation,
+            generation=seen.served.generation,
             profile_digest=compiled.profile.digest,
-            stale=served.stale,
+            stale=seen.served.stale,
             decisions=decisions,
         )
 
-    def _under(self, served: Served, name: str, constants: Mapping[str, float]) -> CompiledPool:
-        pool = under(served.snapshot.pool(name), constants)
-        if self._compiled_of != served.snapshot.snapshot.digest:
-            self._compiled.clear()
-            self._compiled_of = served.snapshot.snapshot.digest
-        key = (pool.pool_id, pool.profile.digest)
+    def _under(self, seen: SeenPool, constants: Mapping[str, float]) -> CompiledPool:
+        pool = under(seen.pool, constants)
+        key = (seen.served.snapshot.digest, pool.pool_id, pool.profile.digest)
         found = self._compiled.pop(key, None)
         if found is None:
             found = compile_pool(pool)
@@ -124,8 +124,8 @@ def _check_size(count: int) -> None:
         )
 
 
-def _check_encoder(served: Served, digest: str) -> None:
-    current = served.snapshot.snapshot.encoder_digest
+def _check_encoder(served: ServedSnapshot, digest: str) -> None:
+    current = served.snapshot.encoder_digest
     if digest and digest != current:
         raise FailedPrecondition(
             "ENCODER_CHANGED",

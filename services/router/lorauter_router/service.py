@@ -1,36 +1,29 @@
-"""Routes queries: one snapshot for a request, what is remembered, one batched encode, candidates where there
-are too many tasks, then the pure decision."""
+"""Routes queries: one snapshot of each tenant for a request, what is remembered, batched encodes, candidates
+where there are too many tasks, then the pure decision."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 
 import numpy as np
 
 from lorauter import tracing
-from lorauter.errors import (
-    DeadlineExceeded,
-    FailedPrecondition,
-    InvalidArgument,
-    LorauterError,
-    PermissionDenied,
-)
-from lorauter.identifiers import decode_generation
-from lorauter.routing.candidates import suffices
-from lorauter.routing.compiled import CompiledPool
-from lorauter.routing.deciding import check_options, decide
-from lorauter.routing.decision import Decision, RouteOptions
+from lorauter.access import PUBLIC_TENANT
+from lorauter.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, LorauterError
+from lorauter.identifiers import decode_generation, foreign_generation
+from lorauter.routing.deciding import check_options
 from lorauter.routing.strategies import strategy_named
 from lorauter.routing.strategies.strategy import Query
 from lorauter_router import metrics
 from lorauter_router.memory import DecisionMemory, Remembered, key_of
-from lorauter_router.ports import DecisionLog, Made, Narrower, Served, SnapshotSource
+from lorauter_router.ports import DecisionLog, Encoded, Made, Narrower, QueryEncoder, SnapshotSource
+from lorauter_router.questions import Answer, Asked, Question, SearchKind, Timings, described
+from lorauter_router.visibility import SeenPool, Snapshots, View
 
 MAX_BATCH = 256
 """Most queries of one RouteBatch."""
@@ -47,129 +40,52 @@ _HEAD_START_SECONDS = 0.001
 _NO_QUERY = Query(np.zeros(0, np.float32))
 
 
-class SearchKind(StrEnum):
-    """How tasks were searched: all scored, or candidates of the index alone."""
-
-    EXACT = "EXACT"
-    CANDIDATES = "CANDIDATES"
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One query with its restrictions. ``text`` is the routed text; an empty ``pool`` is the only one."""
-
-    text: str
-    pool: str = ""
-    options: RouteOptions = field(default_factory=RouteOptions)
-    min_generation: str = ""
-    tenant: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Milliseconds spent; ``cached`` where the query's vector, or the decision itself, was known."""
-
-    encode_ms: float
-    search_ms: float
-    decide_ms: float
-    total_ms: float
-    cached: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A decision, what it was made on, and its name in logs, headers and replays."""
-
-    decision_id: str
-    pool: str
-    decision: Decision
-    generation: str
-    encoder_digest: str
-    profile_digest: str
-    stale: bool
-    search: SearchKind
-    scored_tasks: int
-    timings: Timings
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Asked:
-    """A question with what was found out for it: its pool, its query and, where searched for, candidates.
-
-    ``known`` is its decision, where it was made before. ``search_seconds`` were spent on candidates, also in
-    vain.
-    """
-
-    question: Question
-    pool: CompiledPool
-    key: bytes
-    known: Remembered | None
-    query: Query
-    cached: bool = True
-    few: CompiledPool | None = None
-    search_seconds: float = 0.0
-
-    def decided(self) -> Remembered:
-        """Returns the decision: the one before, on the candidates if they suffice, or on all tasks."""
-        if self.known is not None:
-            return self.known
-        if self.few is not None:
-            decision = decide(self.few, self.query, self.question.options)
-            if suffices(self.few, decision):
-                return self._made(decision, self.few)
-        return self._made(decide(self.pool, self.query, self.question.options), self.pool)
-
-    def _made(self, decision: Decision, scored: CompiledPool) -> Remembered:
-        is_exact = scored is self.pool
-        return Remembered(decision, len(scored.tasks), is_exact, self.query.vector, self.query.terms)
-
-
 class RouterService:
     """What the router does for its callers, without any transport. Belongs to one event loop."""
 
     def __init__(
         self,
         source: SnapshotSource,
+        encoders: Mapping[str, QueryEncoder],
         narrower: Narrower,
         log: DecisionLog,
         memory: DecisionMemory,
-        tenant: str,
         generation_wait_seconds: float,
     ) -> None:
+        """``encoders`` are by digest: a query is encoded by the one that embedded the tasks of its pool."""
         self._source = source
+        self._encoders = encoders
         self._narrower = narrower
         self._log = log
         self._memory = memory
-        self._tenant = tenant
         self._wait_seconds = generation_wait_seconds
 
-    def served(self) -> Served:
-        """Returns what is served now; raises Unavailable (NO_SNAPSHOT)."""
+    def snapshots(self) -> Snapshots:
+        """Returns what is served now."""
         return self._source.current()
 
     async def route(self, questions: Sequence[Question], timeout_seconds: float | None) -> list[Answer]:
-        """Answers 1 to 256 questions, all on one generation, in order.
+        """Answers 1 to 256 questions in order, all in pools of one tenant on one generation.
 
         ``timeout_seconds`` is what is left of the caller's deadline, None without one. Raises
-        InvalidArgument (BATCH_EMPTY, BATCH_TOO_LARGE, POOL_REQUIRED, INVALID_GENERATION and those of
-        check_options), NotFound (UNKNOWN_POOL), PermissionDenied (TENANT_NOT_ALLOWED), FailedPrecondition
-        (GENERATION_NOT_REACHED), Unavailable (NO_SNAPSHOT), Exhausted (ENCODER_BUSY), DeadlineExceeded.
-        In a batch, metadata ``request`` is the number of the one at fault, from 0.
+        InvalidArgument (BATCH_EMPTY, BATCH_TOO_LARGE, POOL_REQUIRED, INVALID_GENERATION, FOREIGN_GENERATION
+        and those of check_options), NotFound (UNKNOWN_POOL), FailedPrecondition (GENERATION_NOT_REACHED,
+        TENANT_NOT_SERVED), Unavailable (NO_SNAPSHOT), Exhausted (ENCODER_BUSY), DeadlineExceeded. In a batch,
+        metadata ``request`` is the number of the one at fault, from 0.
         """
         began = time.perf_counter()
         self._check(questions)
         try:
             async with asyncio.timeout(timeout_seconds):
-                served = await self._served_for(questions, timeout_seconds)
-                asked = self._asked(questions, served)
+                asked = await self._asked(questions, timeout_seconds)
                 at = time.perf_counter()
                 with tracing.span("encode", attributes={"lorauter.queries": len(asked)}):
-                    asked = await self._encoded(asked, served)
+                    asked = await self._encoded(asked)
                 encode_seconds = time.perf_counter() - at
                 metrics.STAGE_SECONDS.labels("encode").observe(encode_seconds)
-                asked = await self._narrowed(asked, served)
+                asked = await self._narrowed(asked)
                 with tracing.span("decide") as span:
-                    answers = await self._decide(asked, served, began, encode_seconds)
+                    answers = await self._decide(asked, began, encode_seconds)
                     span.set(described(answers[0]) if tracing.is_on() else {})
                 return answers
         except TimeoutError:
@@ -189,55 +105,64 @@ class RouterService:
         for number, question in enumerate(questions):
             with _naming(number, questions):
                 check_options(question.options)
-                if question.tenant and question.tenant != self._tenant:
-                    raise PermissionDenied(
-                        "TENANT_NOT_ALLOWED",
-                        "the caller may not act for another tenant: leave tenant empty",
-                        field="tenant",
-                    )
 
-    async def _served_for(self, questions: Sequence[Question], timeout_seconds: float | None) -> Served:
-        """Returns the snapshot to answer on, of the strictest generation asked for or a later one."""
-        asked = [decode_generation(q.min_generation, self._tenant) for q in questions if q.min_generation]
-        if not asked:
+    async def _asked(self, questions: Sequence[Question], timeout_seconds: float | None) -> list[Asked]:
+        """Returns the questions with their pools, of the generations asked for or later ones."""
+        wanted = [_wanted(number, questions) for number in range(len(questions))]
+        snapshots = await self._reached([each for each in wanted if each is not None], timeout_seconds)
+        views: dict[str, View] = {}
+        made: list[Asked] = []
+        for number, question in enumerate(questions):
+            with _naming(number, questions):
+                view = views.get(question.tenant)
+                if view is None:
+                    view = views[question.tenant] = snapshots.view(question.tenant)
+                seen = view.pool(question.pool)
+                if (asked := wanted[number]) is not None and asked[0] != seen.tenant:
+                    raise foreign_generation()
+            made.append(self._recalled(question, seen))
+        return made
+
+    async def _reached(self, wanted: Sequence[tuple[str, int]], timeout_seconds: float | None) -> Snapshots:
+        """Returns what is served, once it is of these generations by tenant or later ones."""
+        if not wanted:
             return self._source.current()
-        wanted = max(asked)
+        strictest: dict[str, int] = {}
+        for tenant, generation in wanted:
+            self._source.current().check(tenant)
+            strictest[tenant] = max(generation, strictest.get(tenant, 0))
         began = time.perf_counter()
         wait = self._wait_seconds
         if timeout_seconds is not None:
             wait = max(0.0, min(wait, _ANSWER_SHARE * timeout_seconds))
         with tracing.span("wait"):
-            await self._source.reached(wanted, wait)
+            await self._source.reached(strictest, wait)
         metrics.STAGE_SECONDS.labels("wait").observe(time.perf_counter() - began)
-        served = self._source.current()
-        if served.snapshot.snapshot.generation < wanted:
-            raise FailedPrecondition(
-                "GENERATION_NOT_REACHED",
-                f"the router serves generation {served.snapshot.generation}, which is before min_generation: "
-                "retry, or see whether the worker runs",
-                current=served.snapshot.generation,
-            )
-        return served
+        snapshots = self._source.current()
+        for tenant, generation in strictest.items():
+            served = snapshots.of(tenant)
+            if served.snapshot.generation < generation:
+                raise FailedPrecondition(
+                    "GENERATION_NOT_REACHED",
+                    f"the router serves generation {served.generation}, which is before min_generation: "
+                    "retry, or see whether the worker runs",
+                    current=served.generation,
+                )
+        return snapshots
 
-    def _asked(self, questions: Sequence[Question], served: Served) -> list[Asked]:
-        digest = served.snapshot.snapshot.digest
-        made: list[Asked] = []
-        for number, question in enumerate(questions):
-            with _naming(number, questions):
-                pool = served.snapshot.compiled(question.pool)
-            key = key_of(digest, pool.pool_id, question.text, question.options)
-            known = None if question.options.explain else self._memory.recall(key)
-            made.append(Asked(question, pool, key, known, _NO_QUERY))
-        return made
+    def _recalled(self, question: Question, seen: SeenPool) -> Asked:
+        digest, pool = seen.served.snapshot.digest, seen.compiled
+        key = key_of(question.tenant, digest, pool.pool_id, question.text, question.options)
+        known = None if question.options.explain else self._memory.recall(key)
+        return Asked(question, seen.served, pool, key, known, _NO_QUERY)
 
-    async def _encoded(self, asked: Sequence[Asked], served: Served) -> list[Asked]:
+    async def _encoded(self, asked: Sequence[Asked]) -> list[Asked]:
         """Returns the questions with their queries; words are weighed while the encoder's thread works."""
         new = [number for number, each in enumerate(asked) if each.known is None]
         found = list(asked)
         if not new:
             return found
-        texts = [asked[number].question.text for number in new]
-        encoding = asyncio.ensure_future(served.encoder.encode(texts))
+        encoding = asyncio.ensure_future(self._vectors([asked[number] for number in new]))
         try:
             await asyncio.sleep(0)
             if not encoding.done():
@@ -250,6 +175,25 @@ class RouterService:
             whole = replace(query, vector=vector.vector)
             found[number] = replace(asked[number], query=whole, cached=vector.cached)
         return found
+
+    async def _vectors(self, asked: Sequence[Asked]) -> list[Encoded]:
+        """Returns the questions' vectors, each by the encoder of its snapshot, apart by who asked."""
+        groups: dict[tuple[str, str], list[int]] = {}
+        for number, each in enumerate(asked):
+            group = (each.served.snapshot.encoder_digest, each.question.tenant)
+            groups.setdefault(group, []).append(number)
+        calls = [
+            self._encoders[digest].encode([asked[number].question.text for number in numbers], tenant)
+            for (digest, tenant), numbers in groups.items()
+        ]
+        # a lone call needs no task of its own, which would start one turn of the loop later
+        encoded = [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
+        found = {
+            number: vector
+            for numbers, vectors in zip(groups.values(), encoded, strict=True)
+            for number, vector in zip(numbers, vectors, strict=True)
+        }
+        return [found[number] for number in range(len(asked))]
 
     async def _prepared(self, asked: Sequence[Asked]) -> list[Query]:
         """Returns queries without vectors, with all that needs none."""
@@ -266,7 +210,7 @@ class RouterService:
             made.append(query)
         return made
 
-    async def _narrowed(self, asked: list[Asked], served: Served) -> list[Asked]:
+    async def _narrowed(self, asked: list[Asked]) -> list[Asked]:
         """Returns the questions with candidates where their pools are too large to score every task."""
         if not any(self._narrower.applies(each.pool) for each in asked):
             return asked
@@ -277,16 +221,14 @@ class RouterService:
             at = time.perf_counter()
             options = each.question.options
             with tracing.span("search"):
-                few = await self._narrower.candidates(served.snapshot, each.pool, each.query, options)
+                few = await self._narrower.candidates(each.served, each.pool, each.query, options)
             seconds = time.perf_counter() - at
             metrics.STAGE_SECONDS.labels("search").observe(seconds)
             return replace(each, few=few, search_seconds=seconds)
 
         return list(await asyncio.gather(*map(narrowed, asked)))
 
-    async def _decide(
-        self, asked: Sequence[Asked], served: Served, began: float, encode_seconds: float
-    ) -> list[Answer]:
+    async def _decide(self, asked: Sequence[Asked], began: float, encode_seconds: float) -> list[Answer]:
         answers: list[Answer] = []
         for number, each in enumerate(asked):
             if number and number % _YIELD_EVERY == 0:
@@ -308,13 +250,14 @@ class RouterService:
                 total_ms=1e3 * (now - began),
                 cached=each.cached,
             )
-            snapshot = served.snapshot
+            served = each.served
             answer = Answer(
                 decision_id=uuid.uuid4().hex,
+                tenant=served.tenant,
                 pool=each.pool.pool_id,
                 decision=decision,
-                generation=snapshot.generation,
-                encoder_digest=snapshot.snapshot.encoder_digest,
+                generation=served.generation,
+                encoder_digest=served.snapshot.encoder_digest,
                 profile_digest=each.pool.profile.digest,
                 stale=served.stale,
                 search=search,
@@ -334,8 +277,10 @@ class RouterService:
     def _record(self, answer: Answer, asked: Asked, made: Remembered) -> None:
         self._log.record(
             Made(
+                tenant=asked.question.tenant,
                 decision_id=answer.decision_id,
                 time_ms=time.time_ns() // 1_000_000,
+                pool_tenant=answer.tenant,
                 pool=asked.pool,
                 decision=answer.decision,
                 options=asked.question.options,
@@ -349,22 +294,6 @@ class RouterService:
         )
 
 
-def described(answer: Answer) -> tracing.Attributes:
-    """Returns the attributes of the span in which a query was decided; none says what it was."""
-    decision = answer.decision
-    return {
-        "lorauter.decision": answer.decision_id,
-        "lorauter.pool": answer.pool,
-        "lorauter.generation": answer.generation,
-        "lorauter.stale": answer.stale,
-        "lorauter.strategy": decision.strategy,
-        "lorauter.action": decision.action.value,
-        "lorauter.typicality": decision.typicality,
-        "lorauter.adapters": [f"{each.arm.adapter_id}@{each.arm.version}" for each in decision.adapters],
-        "lorauter.cached": answer.timings.cached,
-    }
-
-
 @contextmanager
 def _naming(number: int, questions: Sequence[Question]) -> Iterator[None]:
     """Adds to an error which question of a batch it is about."""
@@ -374,3 +303,17 @@ def _naming(number: int, questions: Sequence[Question]) -> Iterator[None]:
         if len(questions) > 1:
             error.metadata["request"] = str(number)
         raise
+
+
+def _wanted(number: int, questions: Sequence[Question]) -> tuple[str, int] | None:
+    """Returns whose generation, and which, a question asks for: its tenant's own, or what is public."""
+    question = questions[number]
+    if not question.min_generation:
+        return None
+    with _naming(number, questions):
+        try:
+            return question.tenant, decode_generation(question.min_generation, question.tenant)
+        except InvalidArgument as error:
+            if error.reason != "FOREIGN_GENERATION":
+                raise
+        return PUBLIC_TENANT, decode_generation(question.min_generation, PUBLIC_TENANT)

@@ -14,12 +14,14 @@ import pytest
 from lorauter.client.status import to_error
 from lorauter.encoder import Encoder
 from lorauter.errors import LorauterError
+from lorauter.identifiers import encode_generation
 from lorauter.index import MemoryIndex, SnapshotIndex
 from lorauter.router.v1 import router_pb2 as pb
 from lorauter.router.v1.router_pb2_grpc import RouterServiceStub
 from lorauter.routing import TaskExamples, fit_profile, represent, term_frequencies
 from lorauter.routing.model import Adapter, Affinity, Backend, Pool, Snapshot, Task
 from lorauter_router.config import Settings
+from lorauter_router.domain import ServedSnapshot
 from lorauter_router.main import Router, wired
 
 TEXTS = {
@@ -41,6 +43,10 @@ class RunningRouter:
     async def route(self, seconds: float = 10, **fields: Any) -> pb.RouteResponse:
         return await self.stub.Route(pb.RouteRequest(**{"query": QUERY, **fields}), timeout=seconds)
 
+    def served(self, tenant: str = "default") -> ServedSnapshot:
+        """What is served of a tenant now."""
+        return self.follower.current().of(tenant)
+
     async def refusal(self, call: grpc.aio.UnaryUnaryCall) -> LorauterError:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call
@@ -57,6 +63,11 @@ class Lab:
         self.encoder = encoder
         self._vectors = {name: encoder.encode(texts) for name, texts in TEXTS.items()}
         self._profile = fit_profile([TaskExamples(name, rows) for name, rows in self._vectors.items()])
+
+    @staticmethod
+    def token(generation: int, tenant: str = "default") -> str:
+        """A generation as callers see it."""
+        return encode_generation(generation, tenant)
 
     @staticmethod
     def digest_of(adapter: str, generation: int) -> str:
@@ -101,8 +112,9 @@ class Lab:
     async def router_on(
         self, index: SnapshotIndex, encoder: Encoder | None = None, **overrides: Any
     ) -> AsyncIterator[RunningRouter]:
+        own = {"tenants": overrides["tenant"]} if "tenant" in overrides else {}
         settings = Settings.model_validate(
-            {"qdrant_url": "http://127.0.0.1:1", "poll_seconds": 0.05} | overrides
+            {"qdrant_url": "http://127.0.0.1:1", "access": "open", "poll_seconds": 0.05} | own | overrides
         )
         async with wired(settings, index, encoder or self.encoder) as router:
             port = await router.server.start("127.0.0.1", 0)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import grpc
 from prometheus_client import REGISTRY
 
-from lorauter.identifiers import encode_generation
+from lorauter.identifiers import decode_generation
 from lorauter.index import MemoryIndex, QdrantIndex
 from lorauter.router.v1 import router_pb2 as pb
 from lorauter.routing.model import Snapshot
@@ -51,7 +51,7 @@ async def test_every_answer_is_of_one_generation_when_snapshots_change_meanwhile
             done.set()
             publisher.join()
     for answer in answers:
-        generation = int(answer.generation[1:], 16)
+        generation = decode_generation(answer.generation, "default")
         assert answer.best_single.digest == lab.digest_of("abacus", generation)
         assert all(a.digest == lab.digest_of(a.adapter_id, generation) for a in answer.adapters)
     assert len({answer.generation for answer in answers}) >= 5
@@ -60,22 +60,22 @@ async def test_every_answer_is_of_one_generation_when_snapshots_change_meanwhile
 async def test_generation_is_awaited_when_it_comes_in_time(lab) -> None:
     index = lab.index(1)
     async with lab.router_on(index) as router:
-        waiting = asyncio.create_task(router.route(min_generation=encode_generation(3)))
+        waiting = asyncio.create_task(router.route(min_generation=lab.token(3)))
         await asyncio.sleep(0)
         index.publish(lab.snapshot(2), [])
-        await lab.eventually(lambda: router.follower.current().snapshot.generation == encode_generation(2))
+        await lab.eventually(lambda: router.served().generation == lab.token(2))
         assert not waiting.done()
         index.publish(lab.snapshot(3), [])
-        assert (await waiting).generation == encode_generation(3)
+        assert (await waiting).generation == lab.token(3)
 
 
 async def test_call_is_refused_with_the_current_generation_when_the_wanted_one_does_not_come(
-    router,
+    router, lab
 ) -> None:
     began = time.monotonic()
-    error = await router.refusal(router.route(seconds=2, min_generation=encode_generation(8)))
+    error = await router.refusal(router.route(seconds=2, min_generation=lab.token(8)))
     assert (error.grpc_status.name, error.reason) == ("FAILED_PRECONDITION", "GENERATION_NOT_REACHED")
-    assert error.metadata["current"] == encode_generation(7)
+    assert error.metadata["current"] == lab.token(7)
     assert 1.5 < time.monotonic() - began < 2
 
 
@@ -105,18 +105,18 @@ async def test_last_snapshot_is_served_as_stale_when_the_index_process_is_away(l
             publisher.publish(lab.snapshot(5), [])
             router = await stack.enter_async_context(lab.router_on(index))
             assert not (await router.route()).stale
-        await lab.eventually(lambda: router.follower.current().stale)
+        await lab.eventually(lambda: router.served().stale)
         response = await router.route()
-        assert (response.stale, response.generation) == (True, encode_generation(5))
+        assert (response.stale, response.generation) == (True, lab.token(5))
         assert response.best_single.digest == lab.digest_of("abacus", 5)
         with running(index_process(port)):
             empty_polls = polls("INDEX_EMPTY")
             await lab.eventually(lambda: polls("INDEX_EMPTY") > empty_polls)
             assert (await router.route()).stale
             publisher.publish(lab.snapshot(6), [])
-            await lab.eventually(lambda: not router.follower.current().stale)
+            await lab.eventually(lambda: not router.served().stale)
             response = await router.route()
-            assert (response.stale, response.generation) == (False, encode_generation(6))
+            assert (response.stale, response.generation) == (False, lab.token(6))
 
 
 def polls(reason: str) -> float:
@@ -133,10 +133,13 @@ async def test_call_is_unavailable_until_something_is_published_when_the_index_i
         ):
             error = await router.refusal(call)
             assert (error.grpc_status.name, error.reason) == ("UNAVAILABLE", "NO_SNAPSHOT")
-        assert "nothing is published" in router.follower.lacking()
+            assert "nothing is published" in error.message
+        everything = pb.GetSnapshotRequest(all_tenants=True)
+        assert list((await router.stub.GetSnapshot(everything, timeout=5)).pools) == []
+        assert router.follower.lacking() == ""
         index.publish(lab.snapshot(1), [])
-        await lab.eventually(lambda: not router.follower.lacking())
-        assert (await router.route()).generation == encode_generation(1)
+        await lab.eventually(lambda: "default" in router.follower.current().served)
+        assert (await router.route()).generation == lab.token(1)
 
 
 async def test_snapshot_is_not_swapped_in_when_another_encoder_made_it(lab) -> None:
@@ -150,8 +153,8 @@ async def test_snapshot_is_not_swapped_in_when_another_encoder_made_it(lab) -> N
         index.publish(lab.snapshot(3), [])
         await lab.eventually(lambda: not router.follower.lacking())
         index.publish(replace(foreign, generation=4), [])
-        await lab.eventually(lambda: router.follower.current().stale)
-        assert (await router.route()).generation == encode_generation(3)
+        await lab.eventually(lambda: router.served().stale)
+        assert (await router.route()).generation == lab.token(3)
 
 
 class Restored(MemoryIndex):
@@ -164,6 +167,9 @@ class Restored(MemoryIndex):
     def published(self, tenant: str) -> tuple[int, str] | None:
         return self.source.published(tenant)
 
+    def markers(self, tenants: Sequence[str] = ()) -> Mapping[str, tuple[int, str]]:
+        return self.source.markers(tenants)
+
     def read(self, tenant: str, held: Snapshot | None = None) -> Snapshot:
         return self.source.read(tenant, held)
 
@@ -172,17 +178,17 @@ async def test_snapshot_stays_when_the_index_goes_back(lab) -> None:
     index = Restored(lab.index(9))
     async with lab.router_on(index) as router:
         index.source = lab.index(4)
-        await lab.eventually(lambda: router.follower.current().stale)
-        assert (await router.route()).generation == encode_generation(9)
+        await lab.eventually(lambda: router.served().stale)
+        assert (await router.route()).generation == lab.token(9)
 
 
 async def test_an_older_snapshot_is_served_when_the_index_stays_behind(lab) -> None:
     index = Restored(lab.index(9))
     async with lab.router_on(index, believe_seconds=0.5) as router:
         index.source = lab.index(4)
-        await lab.eventually(lambda: router.follower.current().stale)
-        assert (await router.route()).generation == encode_generation(9)
-        await lab.eventually(lambda: not router.follower.current().stale)
-        assert (await router.route()).generation == encode_generation(4)
+        await lab.eventually(lambda: router.served().stale)
+        assert (await router.route()).generation == lab.token(9)
+        await lab.eventually(lambda: not router.served().stale)
+        assert (await router.route()).generation == lab.token(4)
         index.source.publish(lab.snapshot(5), [])
-        await lab.eventually(lambda: router.follower.current().snapshot.snapshot.generation == 5)
+        await lab.eventually(lambda: router.served().snapshot.generation == 5)

@@ -62,7 +62,7 @@ async def test_query_is_decided_anew_when_anything_else_differs(lab: Any) -> Non
         assert len(counting.texts) == len(calls)
         assert answers[3].best_single.adapter_id != "abacus" == answers[0].best_single.adapter_id
         index.publish(lab.snapshot(2, pools=("p", "q")), [])
-        await lab.eventually(lambda: router.follower.current().snapshot.snapshot.generation == 2)
+        await lab.eventually(lambda: router.served().snapshot.generation == 2)
         anew = await router.route(pool="p")
         assert anew.best_single.digest == lab.digest_of("abacus", 2)
         assert len(counting.texts) == len(calls) + 1
@@ -97,7 +97,11 @@ def test_key_tells_all_that_a_decision_depends_on() -> None:
         RouteOptions(exclude_tasks=frozenset({"a", "b"})),
         RouteOptions(exclude_adapters=frozenset({"a", "b"})),
     ]
-    keys = [key_of("s", "p", "text", options) for options in (plain, *others)]
-    keys += [key_of("t", "p", "text", plain), key_of("s", "q", "text", plain), key_of("s", "p", "t", plain)]
+    keys = [key_of("own", "s", "p", "text", options) for options in (plain, *others)]
+    keys += [
+        key_of("own", "t", "p", "text", plain),
+        key_of("own", "s", "q", "text", plain),
+        key_of("own", "s", "p", "t", plain),
+    ]
     assert len(set(keys)) == len(keys)
-    assert keys[4] == key_of("s", "p", "text", RouteOptions(tags=frozenset({"b", "a"})))
+    assert keys[4] == key_of("own", "s", "p", "text", RouteOptions(tags=frozenset({"b", "a"})))

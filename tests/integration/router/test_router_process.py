@@ -25,10 +25,10 @@ def get(port: int, path: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def test_process_says_what_it_lacks_and_drains_when_asked_to_end(qdrant_url: str) -> None:
+def test_process_says_what_it_lacks_and_drains_when_asked_to_end() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "lorauter_router.main"],
-        env={**os.environ, "QDRANT_URL": qdrant_url, "LORAUTER_TENANT": "router-process"},
+        env={**os.environ, "QDRANT_URL": "http://127.0.0.1:1", "LORAUTER_ACCESS": "open"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -38,7 +38,7 @@ def test_process_says_what_it_lacks_and_drains_when_asked_to_end(qdrant_url: str
         assert ready["ready"] is True
         assert get(ready["http_port"], "/healthz") == (200, "ok")
         status, lacking = get(ready["http_port"], "/readyz")
-        assert (status, "nothing is published" in lacking) == (503, True)
+        assert (status, "QDRANT_URL" in lacking) == (503, True)
         assert "lorauter_router_snapshot_generation" in get(ready["http_port"], "/metrics")[1]
         with grpc.insecure_channel(f"127.0.0.1:{ready['grpc_port']}") as channel:
             request = health_pb2.HealthCheckRequest(service="lorauter.router.v1.RouterService")
@@ -53,12 +53,18 @@ def test_process_says_what_it_lacks_and_drains_when_asked_to_end(qdrant_url: str
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("QDRANT_URL", "ftp://x"), ("LORAUTER_POLL_SECONDS", "0"), ("LORAUTER_ENCODE_QUEUE", "many")],
+    [
+        ("QDRANT_URL", "ftp://x"),
+        ("LORAUTER_POLL_SECONDS", "0"),
+        ("LORAUTER_ENCODE_QUEUE", "many"),
+        ("LORAUTER_REGISTRY_ADDRESS", ""),
+    ],
 )
 def test_boot_names_the_setting_when_it_is_wrong(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("QDRANT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("LORAUTER_REGISTRY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit) as ended:
         main()

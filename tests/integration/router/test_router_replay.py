@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from lorauter.identifiers import encode_generation
 from lorauter.router.v1 import router_pb2 as pb
 from lorauter.routing.replaying import pack_vector
 
@@ -29,7 +28,7 @@ async def test_replay_decides_as_the_routes_did_when_nothing_changed(router, lab
         assert after.best_single.expected_utility == pytest.approx(
             before.best_single.expected_utility, abs=0.01
         )
-        assert (after.profile_digest, after.generation) == (before.profile_digest, encode_generation(7))
+        assert (after.profile_digest, after.generation) == (before.profile_digest, lab.token(7))
         assert (after.decision_id, after.HasField("timings")) == ("", False)
 
 
@@ -60,7 +59,7 @@ async def test_replay_is_of_what_is_served_when_it_is_another_snapshot_of_the_sa
         assert len((await router.stub.Replay(request, timeout=10)).responses[0].tasks) == 3
         (pool,) = lab.snapshot(7).pools.values()
         index.publish(replace(lab.snapshot(7), pools={"p": replace(pool, tasks=pool.tasks[:2])}), [])
-        await lab.eventually(lambda: len(router.follower.current().snapshot.pool("p").tasks) == 2)
+        await lab.eventually(lambda: len(router.served().snapshot.pools["p"].tasks) == 2)
         assert len((await router.stub.Replay(request, timeout=10)).responses[0].tasks) == 2
 
 
@@ -101,7 +100,7 @@ async def test_replay_follows_the_snapshot_and_remembers_a_few_constants_only(la
         assert likeliest[:6] == sorted(likeliest[:6])
         assert found[6] == found[0]
         index.publish(lab.snapshot(8), [])
-        newer = encode_generation(8)
+        newer = lab.token(8)
         await router.route(min_generation=newer)
         request = pb.ReplayRequest(queries=recorded, constants=asked[0])
         after = (await router.stub.Replay(request, timeout=10)).responses

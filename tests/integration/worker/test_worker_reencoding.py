@@ -68,7 +68,14 @@ def filled(registry: Any) -> Any:
 async def router_on(worker: Any, *encoders: Encoder, **fields: Any) -> AsyncIterator[Any]:
     """A router at default settings that follows what the worker publishes; yields its stub."""
     settings = Settings.model_validate(
-        {"qdrant_url": "http://127.0.0.1:1", "tenant": worker.tenant, "redis_url": None} | fields
+        {
+            "qdrant_url": "http://127.0.0.1:1",
+            "access": "open",
+            "tenant": worker.tenant,
+            "tenants": worker.tenant,
+            "redis_url": None,
+        }
+        | fields
     )
     async with wired(settings, worker.index, *encoders) as router:
         port = await router.server.start("127.0.0.1", 0)

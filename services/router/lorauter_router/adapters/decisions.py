@@ -1,4 +1,4 @@
-"""Appends decisions to the tenant's bounded Redis stream, on a task beside the routes."""
+"""Appends decisions to the bounded Redis stream of the tenant that asked, on a task beside the routes."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ class RedisDecisionLog:
     """A DecisionLog. Belongs to one event loop.
 
     Decisions wait in memory until Redis takes them, at most ``queue`` of them; what comes while that is full
-    is dropped and counted. The stream keeps about the ``length`` newest that no worker has stored yet.
+    is dropped and counted. Each stream keeps about the ``length`` newest that no worker has stored yet.
     """
 
-    def __init__(self, url: str, tenant: str, detail: Detail, queue: int, length: int) -> None:
+    def __init__(self, url: str, detail: Detail, queue: int, length: int) -> None:
         self._redis = Redis.from_url(
             url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
         )
-        self._stream = stream_of(tenant)
         self._detail = detail
         self._most = queue
         self._length = length
         self._made: deque[Made] = deque()
-        self._entries: deque[dict[str, bytes]] = deque()
+        self._entries: deque[tuple[str, dict[str, bytes]]] = deque()
+        """Streams, and what goes into them."""
         self._some = asyncio.Event()
         self._is_away = self._is_closing = False
         self._task = asyncio.create_task(self._run())
@@ -103,15 +103,16 @@ class RedisDecisionLog:
     def _encode(self, made: Made) -> None:
         """Makes an entry at once, even without Redis: what was made holds on to a whole snapshot."""
         try:
-            self._entries.append(recorded(made, self._detail).entry())
+            entry = recorded(made, self._detail).entry()
+            self._entries.append((stream_of(made.tenant), entry))
         except Exception:  # a decision that cannot be recorded must not end the log
             metrics.DECISION_LOG.labels("dropped").inc()
             _log.exception("router.decisions.failed")
 
-    async def _send(self, batch: list[dict[str, bytes]]) -> None:
+    async def _send(self, batch: list[tuple[str, dict[str, bytes]]]) -> None:
         pipeline = self._redis.pipeline(transaction=False)
-        for entry in batch:
-            pipeline.xadd(self._stream, entry, maxlen=self._length, approximate=True)  # type: ignore[arg-type]
+        for stream, entry in batch:
+            pipeline.xadd(stream, entry, maxlen=self._length, approximate=True)  # type: ignore[arg-type]
         try:
             await pipeline.execute()
         except (RedisError, OSError) as error:
@@ -138,6 +139,7 @@ def recorded(made: Made, detail: Detail) -> RecordedDecision:
     return RecordedDecision(
         id=made.decision_id,
         time_ms=made.time_ms,
+        pool_tenant=made.pool_tenant,
         pool=pool.pool_id,
         strategy=decision.strategy,
         generation=made.generation,

@@ -51,8 +51,9 @@ class BatchingEncoder:
 
     While a batch runs, new queries queue; the next batch is the one that has waited longest with up to
     ``batch`` in all of like length, so that nobody waits for texts that are much longer, nor for ever. A text
-    that already waits is encoded once for all who asked. Queries whose callers are gone are dropped. Vectors
-    of the last ``cache_size`` texts are kept by the texts' hash, so no text is.
+    that already waits is encoded once for all of a tenant who asked. Queries whose callers are gone are
+    dropped. Vectors of the last ``cache_size`` texts are kept by a hash of tenant and text, so no text is,
+    and nobody learns from an answer's timings whether another tenant asked the same.
     """
 
     def __init__(self, encoder: Encoder, batch: int, queue: int, cache_size: int) -> None:
@@ -68,9 +69,10 @@ class BatchingEncoder:
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def encode(self, texts: Sequence[str]) -> list[Encoded]:
+    async def encode(self, texts: Sequence[str], tenant: str) -> list[Encoded]:
         """See QueryEncoder. Cancelling it leaves nothing behind."""
-        keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+        whose = hashlib.blake2b(f"{tenant}\n".encode(), digest_size=16)
+        keys = [_key(whose, text) for text in texts]
         found = {key: self._recall(key) for key in dict.fromkeys(keys)}
         missing = {key: text for key, text in zip(keys, texts, strict=True) if found[key] is None}
         hits = sum(key not in missing for key in keys)
@@ -182,6 +184,12 @@ class BatchingEncoder:
         self._cache[key] = vector
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
+
+
+def _key(whose: hashlib.blake2b, text: str) -> bytes:
+    hashed = whose.copy()
+    hashed.update(text.encode())
+    return hashed.digest()
 
 
 def alike(lengths: Sequence[int], most: int) -> list[int]:

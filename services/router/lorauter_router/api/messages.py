@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+from lorauter.access import Caller
 from lorauter.errors import InvalidArgument
-from lorauter.identifiers import encode_generation
 from lorauter.router.v1 import router_pb2 as pb
 from lorauter.routing.compiled import Arm
 from lorauter.routing.decision import (
@@ -21,9 +22,11 @@ from lorauter.routing.decision import (
     RouteOptions,
     WhyNot,
 )
-from lorauter.routing.model import Adapter, Manifest, Pool
+from lorauter.routing.model import Adapter, Manifest
 from lorauter.routing.text import routed_text
-from lorauter_router.service import Answer, Question, SearchKind
+from lorauter_router.domain import ServedSnapshot, count_servable
+from lorauter_router.questions import Answer, Question, SearchKind
+from lorauter_router.visibility import SeenPool
 
 SHOWN_CHARACTERS = 2_000
 """Most characters of the routed text in an explanation."""
@@ -40,11 +43,13 @@ _SEARCHES = {
 }
 
 
-def question_from(request: pb.RouteRequest) -> Question:
-    """Returns the question of a request.
+def question_from(request: pb.RouteRequest, who: Caller) -> Question:
+    """Returns what a caller asks.
 
-    Raises InvalidArgument (QUERY_AND_MESSAGES) and those of routed_text.
+    Raises PermissionDenied (TENANT_NOT_ALLOWED), InvalidArgument (QUERY_AND_MESSAGES) and those of
+    routed_text.
     """
+    tenant = who.acting_for(request.tenant).tenant
     if request.query and request.messages:
         raise InvalidArgument(
             "QUERY_AND_MESSAGES", "query and messages are both set: send one of them", field="query"
@@ -55,6 +60,7 @@ def question_from(request: pb.RouteRequest) -> Question:
         else request.query
     )
     return Question(
+        tenant=tenant,
         text=routed_text(source),
         pool=request.pool,
         options=RouteOptions(
@@ -67,7 +73,6 @@ def question_from(request: pb.RouteRequest) -> Question:
             why_not=tuple(request.why_not),
         ),
         min_generation=request.min_generation,
-        tenant=request.tenant,
     )
 
 
@@ -75,6 +80,7 @@ def response_of(answer: Answer, text: str) -> pb.RouteResponse:
     """Returns the response of an answer to the routed ``text``, which only an explanation shows."""
     response = decided(answer.decision, answer.pool, answer.generation, answer.profile_digest, answer.stale)
     response.decision_id = answer.decision_id
+    response.tenant = answer.tenant
     response.encoder_digest = answer.encoder_digest
     response.search = _SEARCHES[answer.search]
     response.timings.CopyFrom(
@@ -124,27 +130,37 @@ def decided(
     )
 
 
-def resolved_of(pool_id: str, adapter: Adapter, generation: str) -> pb.ResolveAdapterResponse:
+def resolved_of(seen: SeenPool, adapter: Adapter) -> pb.ResolveAdapterResponse:
     """Returns an adapter version as the gateway needs it."""
     return pb.ResolveAdapterResponse(
-        pool=pool_id,
+        tenant=seen.tenant,
+        pool=seen.pool.pool_id,
         adapter_id=adapter.adapter_id,
         version=adapter.version,
         digest=adapter.digest,
         rank=adapter.rank,
-        generation=generation,
+        generation=seen.served.generation,
     )
 
 
-def pool_snapshot_of(pool: Pool, servable_count: int) -> pb.PoolSnapshot:
-    """Returns a pool as GetSnapshot shows it."""
+def pool_snapshot_of(seen: SeenPool, who: Caller, now: float) -> pb.PoolSnapshot:
+    """Returns a pool as GetSnapshot shows it to a caller; ``now`` is in Unix seconds.
+
+    Where its servers are is for those of its own tenant, and for who may act for any.
+    """
+    pool, served = seen.pool, seen.served
+    hidden = {} if who.any_tenant or who.tenant == seen.tenant else {"url": "", "adapters_path": ""}
     return pb.PoolSnapshot(
+        tenant=seen.tenant,
+        generation=served.generation,
+        stale=served.stale,
+        encoder_digest=served.snapshot.encoder_digest,
         pool=pool.pool_id,
         base_model=pool.base_model,
         base_model_aliases=pool.base_model_aliases,
-        backends=[pb.Backend(**dataclasses.asdict(backend)) for backend in pool.backends],
+        backends=[pb.Backend(**{**dataclasses.asdict(backend), **hidden}) for backend in pool.backends],
         task_count=len(pool.tasks),
-        adapter_count=servable_count,
+        adapter_count=count_servable(pool, now),
         profile_digest=pool.profile.digest,
         serving=pb.ServingPolicy(**dataclasses.asdict(pool.serving)),
         manifests=[_manifest(manifest) for manifest in pool.manifests],
@@ -165,15 +181,13 @@ def _manifest(manifest: Manifest) -> pb.Manifest:
     )
 
 
-def snapshot_of(
-    tenant: str, generation: int, stale: bool, encoder_digest: str, pools: list[pb.PoolSnapshot]
-) -> pb.GetSnapshotResponse:
-    """Returns the served snapshot."""
+def snapshot_of(pools: Sequence[pb.PoolSnapshot], of: ServedSnapshot | None) -> pb.GetSnapshotResponse:
+    """Returns what is served: pools, and the generation and encoder ``of`` one tenant's snapshot."""
     return pb.GetSnapshotResponse(
-        generation=encode_generation(generation, tenant),
-        stale=stale,
+        generation=of.generation if of else "",
+        stale=any(pool.stale for pool in pools) or (of is not None and of.stale),
         pools=pools,
-        encoder_digest=encoder_digest,
+        encoder_digest=of.snapshot.encoder_digest if of else "",
     )
 
 

@@ -32,6 +32,7 @@ def replayed_of(replayed: Replayed) -> pb.ReplayResponse:
 
 def _response(replayed: Replayed, decision: Decision) -> pb.RouteResponse:
     response = decided(decision, replayed.pool, replayed.generation, replayed.profile_digest, replayed.stale)
+    response.tenant = replayed.tenant
     if decision.explanation is not None:
         response.explanation.CopyFrom(explanation_of(decision.explanation, ""))
     return response
