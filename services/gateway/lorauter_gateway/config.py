@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import AliasChoices, Field
+from typing import Literal
 
-from lorauter.settings import RedisUrl, ServiceSettings
+from pydantic import AliasChoices, Field, SecretStr
+
+from lorauter.settings import ApiKeySecret, BackendSettings, RedisUrl, RemoteAccessSettings
 from lorauter_gateway.domain.stickiness import MARGIN
 
 
-class Settings(ServiceSettings):
+class Settings(BackendSettings, RemoteAccessSettings):
     """What the gateway reads from its environment."""
 
     router_address: str = Field(pattern=r"^\S+:\d{1,5}$", description="The router's gRPC address, host:port.")
@@ -18,7 +20,16 @@ class Settings(ServiceSettings):
         description="Where gateways keep the books of who has loaded which adapter where, and ask for "
         "composites: `redis://host:port/0`. Without it, servers that load adapters serve what they hold.",
     )
-    tenant: str = Field("default", min_length=1, description="Tenant for whom composites are written.")
+    api_key: ApiKeySecret = Field(
+        SecretStr(""),
+        description="The gateway's own key for its calls to the router: it needs the scopes read and invoke, "
+        "and to be allowed to act for any tenant. Not needed where the router's access is open.",
+    )
+    quota_fallback: Literal["refuse", "allow"] = Field(
+        "refuse",
+        description="What becomes of requests whose keys have limits while Redis, which counts, is away or "
+        "not named: `refuse` answers 503, `allow` lets them through unchecked and says so.",
+    )
     max_concurrent_requests: int = Field(
         1024, ge=1, le=100_000, description="Generations at a time; over it callers get 429 at once."
     )

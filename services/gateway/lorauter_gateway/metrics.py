@@ -41,6 +41,14 @@ BACKEND_SECONDS = Histogram(
 TOKENS = Counter(
     "lorauter_gateway_tokens", "Tokens of answers that came to their end, by kind.", ["pool", "kind"]
 )
+QUOTA_REFUSED = Counter(
+    "lorauter_gateway_quota_refused", "Requests over what their keys may use in a minute."
+)
+QUOTA_UNCHECKED = Counter(
+    "lorauter_gateway_quota_unchecked",
+    "Requests of keys with limits while Redis, which counts, was away: allowed or refused.",
+    ["outcome"],
+)
 REPLICAS = Gauge("lorauter_gateway_replicas", "Replicas of a backend by state.", ["backend", "state"])
 REPLICA_IN_FLIGHT = Gauge(
     "lorauter_gateway_backend_in_flight",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from lorauter.access import Caller
 from lorauter.errors import LorauterError
 from lorauter.router.v1.router_pb2 import (
     Backend,
@@ -17,6 +18,7 @@ from lorauter.router.v1.router_pb2 import (
 )
 from lorauter_gateway.domain.model import Answer, Piece, Prompt, Sampling
 from lorauter_gateway.domain.plan import WeightedAdapter
+from lorauter_gateway.domain.quota import Taken
 
 
 class Router(Protocol):
@@ -26,24 +28,30 @@ class Router(Protocol):
         """Returns the decision for a query."""
         ...
 
-    async def resolve(self, pool: str, adapter: str, timeout_seconds: float) -> ResolveAdapterResponse:
-        """Returns the version of a pinned adapter that may be served now."""
+    async def resolve(
+        self, tenant: str, pool: str, adapter: str, timeout_seconds: float
+    ) -> ResolveAdapterResponse:
+        """Returns the version of a pinned adapter that may be served to a tenant now."""
         ...
 
-    async def adapters(self) -> Sequence[ResolveAdapterResponse]:
-        """Returns the adapters that may be served now."""
+    async def adapters(self, tenant: str) -> Sequence[ResolveAdapterResponse]:
+        """Returns the adapters that may be served to a tenant now."""
         ...
 
     def snapshot(self) -> GetSnapshotResponse | None:
-        """Returns the pools and backends as they were last seen, or None before the first time."""
+        """Returns all tenants' pools and backends as last seen, or None before the first time."""
         ...
 
     def is_reachable(self) -> bool:
         """Whether the router answered last time it was asked for its snapshot."""
         ...
 
+    def trouble(self) -> str:
+        """Returns what kept it from answering then, empty if nothing did."""
+        ...
+
     async def refresh(self) -> GetSnapshotResponse:
-        """Returns the pools and backends as they are now."""
+        """Returns all tenants' pools and backends as they are now."""
         ...
 
 
@@ -207,7 +215,7 @@ class Fleet(Protocol):
         """Whether this gateway knows the kind."""
         ...
 
-    async def endpoints(self, backend: Backend) -> Sequence[Endpoint]:
+    async def endpoints(self, tenant: str, backend: Backend) -> Sequence[Endpoint]:
         """Returns the replicas that a backend's URL stands for now; those of before where its name does not
         resolve."""
         ...
@@ -301,6 +309,18 @@ class Books(Protocol):
         ...
 
 
+class QuotaBooks(Protocol):
+    """What keys have used of their limits, for all gateways together. Every call raises BooksAway."""
+
+    async def take(self, caller: Caller, tokens: int) -> Taken:
+        """Takes one request and ``tokens`` of what the caller's key may use, or nothing."""
+        ...
+
+    async def correct(self, caller: Caller, requests: int, tokens: int) -> None:
+        """Adds to what the key has used; negative numbers give back."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Composite:
     """A composition in the adapter store, written for a kind of backend."""
@@ -312,8 +332,10 @@ class Composite:
 class Composites(Protocol):
     """Compositions that are written on demand."""
 
-    async def find(self, pool: str, endpoint: Endpoint, adapters: Sequence[WeightedAdapter]) -> Composite:
-        """Returns the composite of a weighted set.
+    async def find(
+        self, tenant: str, pool: str, endpoint: Endpoint, adapters: Sequence[WeightedAdapter]
+    ) -> Composite:
+        """Returns the composite of a weighted set of a tenant's pool.
 
         Where it is not written, asks for it and raises Skipped (NOT_WRITTEN). Raises BooksAway.
         """

@@ -27,7 +27,9 @@ class ServerTls:
         """Returns what gRPC listens with; every handshake is made with the files of its moment."""
         first = self._watched.current()
         return grpc.dynamic_ssl_server_credentials(
-            _configuration(first), self._fetcher(first), self._demands_certificates
+            _configuration(first),
+            self._fetcher(first),  # type: ignore[arg-type]  # None, which the stubs do not know, is no change
+            self._demands_certificates,
         )
 
     def _fetcher(self, first: Pem) -> Callable[[], grpc.ServerCertificateConfiguration | None]:

@@ -25,6 +25,7 @@ from lorauter.canary import CANARY_TEXT
 from lorauter.client import NO_RETRY
 from lorauter.errors import FailedPrecondition, NotFound
 from lorauter.router.v1 import router_pb2, router_pb2_grpc
+from lorauter.server.access import Gate, OpenGate
 from lorauter.server.grpc import GrpcServer
 from lorauter_gateway.api.http import create_http
 from lorauter_gateway.config import Settings
@@ -41,6 +42,7 @@ class RouterPeer(router_pb2_grpc.RouterServiceServicer):
         self.decision = router_pb2.RouteResponse(
             decision_id="d1",
             pool="demo",
+            tenant="default",
             action=router_pb2.ROUTE_ACTION_ADAPTERS,
             adapters=[
                 router_pb2.WeightedAdapter(adapter_id=name, version=1, weight=weight, digest=DIGESTS[name])
@@ -62,6 +64,7 @@ class RouterPeer(router_pb2_grpc.RouterServiceServicer):
         pools = [
             router_pb2.PoolSnapshot(
                 pool=name,
+                tenant="default",
                 base_model=f"lorauter/{name}-base",
                 base_model_aliases=[f"{name}-alias"],
                 backends=self.backends,
@@ -97,6 +100,7 @@ class EnginePeer:
         self.script: deque[str | tuple[int, str, str]] = deque()
         self.bodies: list[dict[str, Any]] = []
         self.paths: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self.words = WORDS
         self.readings: list[list[str]] = []
         self.without_effect: set[str] = set()
@@ -125,6 +129,7 @@ class EnginePeer:
             return self._reading(body["parameters"]["adapters"])
         self.bodies.append(body)
         self.paths.append(request.url.path)
+        self.headers.append(dict(request.headers))
         self.begun.set()
         step = self.script.popleft() if self.script else "answer"
         if isinstance(step, tuple):
@@ -298,8 +303,8 @@ class Stand:
 
 
 @asynccontextmanager
-async def standing(engines: int = 1, **settings: Any) -> AsyncIterator[Stand]:
-    """Starts a gateway with ``engines`` backends."""
+async def standing(engines: int = 1, gate: Gate | None = None, **settings: Any) -> AsyncIterator[Stand]:
+    """Starts a gateway with ``engines`` backends, open to everybody unless ``gate`` lets callers in."""
     peers = [EnginePeer(f"engine-{number}") for number in range(engines)]
     stand = Stand(RouterPeer(), peers)  # type: ignore[abstract]
     async with AsyncExitStack() as stack:
@@ -313,11 +318,12 @@ async def standing(engines: int = 1, **settings: Any) -> AsyncIterator[Stand]:
         router_port = await server.start("127.0.0.1", 0)
         stand.stop_router = lambda: server.server.stop(0)
         stack.push_async_callback(server.server.stop, 0)
-        options = {"snapshot_poll_seconds": 0.02, "probe_seconds": 0.05, **settings}
+        options = {"access": "open", "snapshot_poll_seconds": 0.02, "probe_seconds": 0.05, **settings}
         config = Settings(router_address=f"127.0.0.1:{router_port}", **options)
         gateway = await stack.enter_async_context(assembled(config))
-        stand.url = await stack.enter_async_context(listening(create_http(gateway, config)))
-        grpc = grpc_server(gateway, config)
+        gate = gate or OpenGate(config.tenant)
+        stand.url = await stack.enter_async_context(listening(create_http(gateway, config, gate)))
+        grpc = grpc_server(gateway, config, gate)
         port = await grpc.start("127.0.0.1", 0)
         stack.push_async_callback(grpc.stop, 0)
         stand.client = await stack.enter_async_context(

@@ -116,7 +116,7 @@ class Member:
             "vllm@http://vllm", "vllm", "vllm", "http://vllm", Takes.LOADS, server, slots=server.slots,
             adapters_path="/adapters/",
         )  # fmt: skip
-        pool = Pool(PoolSnapshot(pool="demo"), RetryBudget(lambda: 0.0))
+        pool = Pool(PoolSnapshot(tenant="default", pool="demo"), RetryBudget(lambda: 0.0))
         self.server = server
         self.books = books
         self.replica = Replica(endpoint, pool, asyncio.get_running_loop().time, 1.0, 256)

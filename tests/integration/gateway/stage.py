@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from lorauter.access import Caller, Scope
 from lorauter.router.v1 import router_pb2 as pb
 from lorauter_gateway.adapters.books import Link, RedisBooks
 from lorauter_gateway.adapters.composites import RedisComposites
@@ -19,6 +20,7 @@ from lorauter_gateway.service.replicas import Replicas
 from lorauter_gateway.service.serving import Serving
 from tests.integration.gateway.residents import Server
 
+CALLER = Caller("default", frozenset({Scope.INVOKE}))
 TAKES = {"tgi": Takes.LISTED, "vllm": Takes.LOADS, "engine": Takes.SETS}
 HEX = {name: f"{number:064x}" for number, name in enumerate("abcdefgh", start=10)}
 
@@ -46,7 +48,7 @@ class Drivers:
     def speaks(self, kind: str) -> bool:
         return kind in TAKES
 
-    async def endpoints(self, backend: pb.Backend) -> Sequence[Endpoint]:
+    async def endpoints(self, tenant: str, backend: pb.Backend) -> Sequence[Endpoint]:
         driver = self._drivers[backend.backend_id]
         return [
             Endpoint(
@@ -70,7 +72,7 @@ class Stage:
 
     async def ask(self, decision: pb.RouteResponse | str | None = None) -> tuple[str, Serving]:
         """Returns the text and what served a decision, a pin of the adapter, or the base."""
-        pool = self.replicas.pool("p")
+        pool = self.replicas.pool("default", "p")
         assert pool
         if decision is None:
             wish = wish_base()
@@ -81,7 +83,7 @@ class Stage:
             wish = wish_pin(pin)
         else:
             wish = wish_decision(decision, self.pool.serving.refuse_degraded)
-        generation = Generation("hi", Target(), Sampling(), 5)
+        generation = Generation("hi", Target(), Sampling(), 5, CALLER)
         with Admission(1000).enter("test") as slot:
             request = Request(pool, wish, None, generation, slot)
             answer, serving, visit = await self.forwarder.forward(request, _generate)
@@ -146,8 +148,8 @@ async def staged(
     """Puts replicas and a forwarder together; ``pool`` are fields of its snapshot."""
     link = Link(url) if url else None
     replicas = Replicas(Drivers(drivers), RedisBooks(link) if link else None, 0.02, 256)
-    preparer = Preparer(replicas, RedisComposites(link, "default") if link else None)
-    snapshot = pb.PoolSnapshot(pool="p", base_model="m", backends=backends, **pool)  # type: ignore[arg-type]
+    preparer = Preparer(replicas, RedisComposites(link) if link else None)
+    snapshot = pb.PoolSnapshot(tenant="default", pool="p", base_model="m", backends=backends, **pool)  # type: ignore[arg-type]
     stage = Stage(replicas, Forwarder(preparer), snapshot)
     try:
         await stage.update()

@@ -17,7 +17,12 @@ from lorauter import Client
 from lorauter.client import NO_RETRY
 from lorauter.errors import Unavailable
 
-ENVIRONMENT = {"PATH": os.environ["PATH"], "LORAUTER_LOG_FORMAT": "text", "LORAUTER_DRAIN_SECONDS": "1"}
+ENVIRONMENT = {
+    "PATH": os.environ["PATH"],
+    "LORAUTER_ACCESS": "open",
+    "LORAUTER_LOG_FORMAT": "text",
+    "LORAUTER_DRAIN_SECONDS": "1",
+}
 COMMAND = [sys.executable, "-m", "lorauter_gateway.main"]
 PROMPT = "a prompt that nobody may log"
 

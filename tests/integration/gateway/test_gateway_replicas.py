@@ -60,18 +60,18 @@ async def test_name_stands_for_a_replica_at_each_of_its_addresses() -> None:
     )
     async with Connections(1, 1) as connections:
         fleet = KnownFleet(connections, 0, resolve)
-        first = await fleet.endpoints(backend)
+        first = await fleet.endpoints("t", backend)
         urls = ["http://10.0.0.1:8000", "http://10.0.0.2:8000", "http://[fd00::1]:8000"]
         assert [endpoint.url for endpoint in first] == urls
-        assert [endpoint.replica for endpoint in first] == [f"b@{url}" for url in urls]
+        assert [endpoint.replica for endpoint in first] == [f"t/b@{url}" for url in urls]
         assert all(endpoint.is_one_of_several for endpoint in first)
         assert {(e.slots, e.max_rank, e.adapters_path, e.shards) for e in first} == {(4, 16, "/a", 1)}
         found.remove("10.0.0.1")
-        second = await fleet.endpoints(backend)
+        second = await fleet.endpoints("t", backend)
         assert [endpoint.url for endpoint in second] == urls[1:]
         assert second[0].driver is first[1].driver
         found.clear()
-        assert [endpoint.url for endpoint in await fleet.endpoints(backend)] == urls[1:]
+        assert [endpoint.url for endpoint in await fleet.endpoints("t", backend)] == urls[1:]
 
 
 async def test_replica_is_named_where_a_backend_has_several(stand: Stand) -> None:

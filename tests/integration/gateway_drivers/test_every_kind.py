@@ -173,7 +173,7 @@ async def test_redirects_are_not_followed(protocol: Protocol, peer: Peer, driver
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        (401, ("BACKEND_FAILED", True, True)),
+        (401, ("BACKEND_KEY_REFUSED", True, True)),
         (424, ("GENERATION_FAILED", True, False)),
         (429, ("BACKEND_OVERLOADED", False, True)),
         (500, ("BACKEND_FAILED", True, False)),

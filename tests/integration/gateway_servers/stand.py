@@ -124,7 +124,9 @@ def routing(background: Background, tasks: TaskTexts, world: World) -> Iterator[
     """Runs a real router on a free port."""
     index = MemoryIndex()
     index.publish(_snapshot(tasks, world, 1), [])
-    settings = Settings.model_validate({"qdrant_url": "http://127.0.0.1:1", "poll_seconds": 0.05})
+    settings = Settings.model_validate(
+        {"qdrant_url": "http://127.0.0.1:1", "poll_seconds": 0.05, "access": "open"}
+    )
     with background.entered(wired(settings, index, tasks.encoder)) as router:
         port = background.run(router.server.start("127.0.0.1", 0))
         try:
@@ -134,6 +136,13 @@ def routing(background: Background, tasks: TaskTexts, world: World) -> Iterator[
 
 
 def _snapshot(tasks: TaskTexts, world: World, generation: int) -> Snapshot:
+    return Snapshot(
+        "default", generation, "", tasks.encoder.digest, {POOL_ID: pool_of(tasks, world, POOL_ID)}
+    )
+
+
+def pool_of(tasks: TaskTexts, world: World, name: str) -> Pool:
+    """Returns a pool that holds a world."""
     versions = {adapter.adapter_id: adapter.version for adapter in world.adapters}
     made = tuple(
         Task(
@@ -149,8 +158,8 @@ def _snapshot(tasks: TaskTexts, world: World, generation: int) -> Snapshot:
         )
         for name, rows in tasks.vectors.items()
     )
-    pool = Pool(
-        POOL_ID,
+    return Pool(
+        name,
         world.base,
         (),
         "ROUTE",
@@ -161,7 +170,6 @@ def _snapshot(tasks: TaskTexts, world: World, generation: int) -> Snapshot:
         world.serving,
         tuple(world.manifests),
     )
-    return Snapshot("default", generation, "", tasks.encoder.digest, {POOL_ID: pool})
 
 
 def _affinities(best: Sequence[str], versions: Mapping[str, int]) -> tuple[Affinity, ...]:
@@ -215,6 +223,7 @@ def gateway(router: str, log: Path, **settings: Any) -> Iterator[Gateway]:
     """Runs a gateway until the block's end; its log goes to a file."""
     port, grpc_port = free_port(), free_port()
     environment = {
+        "LORAUTER_ACCESS": "open",
         "LORAUTER_ROUTER_ADDRESS": router,
         "LORAUTER_HTTP_PORT": str(port),
         "LORAUTER_GRPC_PORT": str(grpc_port),

@@ -74,6 +74,7 @@ class Choosing(router_pb2_grpc.RouterServiceServicer):
     async def GetSnapshot(self, _: Any, __: Any) -> pb.GetSnapshotResponse:
         pool = pb.PoolSnapshot(
             pool=POOL_ID,
+            tenant="default",
             base_model=BASE_ID,
             backends=self._backends,
             serving=pb.ServingPolicy(compose_on_demand=True),

@@ -30,17 +30,18 @@ _REMEMBERED = 4096
 class RedisComposites:
     """Implements ports.Composites."""
 
-    def __init__(self, link: Link, tenant: str) -> None:
+    def __init__(self, link: Link) -> None:
         self._link = link
-        self._tenant = tenant
         self._known: dict[str, tuple[float, Written | Refusal]] = {}
 
-    async def find(self, pool: str, endpoint: Endpoint, adapters: Sequence[WeightedAdapter]) -> Composite:
+    async def find(
+        self, tenant: str, pool: str, endpoint: Endpoint, adapters: Sequence[WeightedAdapter]
+    ) -> Composite:
         """See ports.Composites."""
         try:
             members = tuple(Member(a.adapter_id, a.version, a.digest, a.weight) for a in adapters)
             kind, rank, shards = endpoint.kind, endpoint.max_rank, endpoint.shards
-            wanted = Wanted(self._tenant, pool, kind, rank, shards, members)  # type: ignore[arg-type]
+            wanted = Wanted(tenant, pool, kind, rank, shards, members)  # type: ignore[arg-type]
         except ValueError:
             raise Skipped(Why.NOT_WRITTEN, "its members cannot be written as one adapter") from None
         key = key_of(wanted)

@@ -36,7 +36,7 @@ class Connections:
         )
         self.access = access
         self._session: aiohttp.ClientSession | None = None
-        self._tethers: dict[str, Tether] = {}
+        self._tethers: list[Tether] = []
 
     async def __aenter__(self) -> Connections:
         connector = aiohttp.TCPConnector(
@@ -59,7 +59,7 @@ class Connections:
         if self._session is not None:
             await self._session.close()
             self._session = None
-        for tether in self._tethers.values():
+        for tether in self._tethers:
             tether.close()
 
     def ssl_for(self, url: str) -> ssl.SSLContext | bool:
@@ -67,8 +67,9 @@ class Connections:
         return self.access.context() if url.startswith("https:") else True
 
     def tether(self, url: str) -> Tether:
-        """Returns the connection that tells when the server at ``url`` ends."""
-        return self._tethers.setdefault(url, Tether(url))
+        """Returns a connection that tells when the server at ``url`` ends, to one who asks."""
+        self._tethers.append(Tether(url))
+        return self._tethers[-1]
 
     @property
     def session(self) -> aiohttp.ClientSession:

@@ -43,19 +43,20 @@ class KnownFleet:
         """See ports.Fleet."""
         return kind in KINDS
 
-    async def endpoints(self, backend: Backend) -> Sequence[Endpoint]:
+    async def endpoints(self, tenant: str, backend: Backend) -> Sequence[Endpoint]:
         """See ports.Fleet."""
         is_many = backend.url.startswith(_MANY)
         urls = await self._resolved(backend.url.removeprefix(_MANY)) if is_many else [backend.url]
         kind = KINDS[backend.kind]
+        names = {url: f"{tenant}/{backend.backend_id}@{url}" for url in urls}
         return [
             Endpoint(
-                replica=f"{backend.backend_id}@{url}",
+                replica=names[url],
                 backend_id=backend.backend_id,
                 kind=backend.kind,
                 url=url,
                 takes=kind.takes,
-                driver=self._driver(backend.kind, url),
+                driver=self._driver(names[url], backend.kind, url),
                 max_rank=backend.max_rank or kind.max_rank,
                 slots=max(1, backend.adapter_slots),
                 adapters_path=backend.adapters_path,
@@ -67,10 +68,10 @@ class KnownFleet:
             for url in urls
         ]
 
-    def _driver(self, kind: str, url: str) -> Driver:
-        found = self._drivers.get((kind, url))
+    def _driver(self, replica: str, kind: str, url: str) -> Driver:
+        found = self._drivers.get((replica, kind))
         if found is None:
-            found = self._drivers[kind, url] = KINDS[kind].make(url, self._connections)
+            found = self._drivers[replica, kind] = KINDS[kind].make(url, self._connections)
         return found
 
     async def _resolved(self, url: str) -> list[str]:

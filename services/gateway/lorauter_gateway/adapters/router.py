@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from lorauter import tracing
 from lorauter.client import AsyncClient, RetryPolicy
-from lorauter.errors import LorauterError, Unavailable
+from lorauter.errors import LorauterError, PermissionDenied, Unauthenticated, Unavailable
 from lorauter.router.v1.router_pb2 import (
     GetSnapshotResponse,
     ResolveAdapterResponse,
@@ -17,6 +17,7 @@ from lorauter.router.v1.router_pb2 import (
 )
 from lorauter.server.traces import rpc_attributes
 from lorauter.telemetry import get_logger
+from lorauter.tls import Tls
 from lorauter_gateway import metrics
 
 _log = get_logger(__name__)
@@ -30,10 +31,12 @@ _PAGE = 1000
 class GrpcRouter:
     """Implements ports.Router."""
 
-    def __init__(self, address: str) -> None:
-        self._client = AsyncClient(router=address, retry=_RETRY)
+    def __init__(self, address: str, api_key: str = "", tls: Tls | None = None) -> None:
+        """``api_key`` must allow to read and to invoke, for all tenants; the router's access may be open."""
+        self._client = AsyncClient(router=address, api_key=api_key, tls=tls, retry=_RETRY)
         self._snapshot: GetSnapshotResponse | None = None
         self._reachable = False
+        self._trouble = ""
 
     async def route(self, request: RouteRequest, timeout_seconds: float) -> RouteResponse:
         """See ports.Router."""
@@ -47,16 +50,19 @@ class GrpcRouter:
                 metadata=tuple(tracing.carrier().items()),
             )
 
-    async def resolve(self, pool: str, adapter: str, timeout_seconds: float) -> ResolveAdapterResponse:
+    async def resolve(
+        self, tenant: str, pool: str, adapter: str, timeout_seconds: float
+    ) -> ResolveAdapterResponse:
         """See ports.Router."""
         with _typed():
             router = self._client.with_timeout(timeout_seconds).router
-            return await router.resolve_adapter(pool=pool, adapter=adapter)
+            return await router.resolve_adapter(tenant=tenant, pool=pool, adapter=adapter)
 
-    async def adapters(self) -> Sequence[ResolveAdapterResponse]:
+    async def adapters(self, tenant: str) -> Sequence[ResolveAdapterResponse]:
         """See ports.Router."""
         with _typed():
-            return [found async for found in self._client.router.list_servable_adapters(page_size=_PAGE)]
+            listing = self._client.router.list_servable_adapters(tenant=tenant, page_size=_PAGE)
+            return [found async for found in listing]
 
     def snapshot(self) -> GetSnapshotResponse | None:
         """See ports.Router."""
@@ -66,10 +72,15 @@ class GrpcRouter:
         """See ports.Router."""
         return self._reachable
 
+    def trouble(self) -> str:
+        """See ports.Router."""
+        return self._trouble
+
     async def refresh(self) -> GetSnapshotResponse:
         """See ports.Router."""
         with _typed():
-            self._snapshot = await self._client.with_timeout(_SNAPSHOT_SECONDS).router.get_snapshot()
+            router = self._client.with_timeout(_SNAPSHOT_SECONDS).router
+            self._snapshot = await router.get_snapshot(all_tenants=True)
         return self._snapshot
 
     async def follow(
@@ -79,15 +90,16 @@ class GrpcRouter:
         while True:
             try:
                 await self.refresh()
-                self._note(True)
+                self._note("")
             except LorauterError as error:
                 metrics.SNAPSHOT_POLL_FAILURES.labels(error.reason).inc()
-                self._note(False, reason=error.reason)
+                self._note(error.message, reason=error.reason)
             if self._snapshot is not None:
                 await seen(self._snapshot)
             await asyncio.sleep(every_seconds)
 
-    def _note(self, reachable: bool, **details: str) -> None:
+    def _note(self, trouble: str, **details: str) -> None:
+        self._trouble, reachable = trouble, not trouble
         if reachable != self._reachable:
             _log.info("gateway.router.reached" if reachable else "gateway.router.lost", **details)
         self._reachable = reachable
@@ -105,3 +117,9 @@ def _typed() -> Iterator[None]:
         if error.reason != "UNAVAILABLE":
             raise
         raise Unavailable("ROUTER_UNAVAILABLE", "the router does not answer: retry in a moment") from None
+    except (Unauthenticated, PermissionDenied) as error:
+        # it is this gateway that the router refuses: nobody else's key got there
+        _log.error("gateway.router.refuses", reason=error.reason, problem=error.message)
+        raise Unavailable(
+            "ROUTER_REFUSES_KEY", "the router refuses the gateway's own key: check LORAUTER_API_KEY"
+        ) from None

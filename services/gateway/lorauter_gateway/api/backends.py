@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from lorauter.access import caller
 from lorauter_gateway.service import Gateway
 from lorauter_gateway.service.replica import Found, Replica
 
@@ -16,11 +17,12 @@ def backend_routes(gateway: Gateway) -> APIRouter:
 
     @routes.get("/v1/backends")
     async def backends() -> dict[str, Any]:
-        """Lists replicas with their health, what each holds, and what is not served there and why.
+        """Lists the replicas of the caller's own pools: their health, what each holds, and what it does not
+        serve and why.
 
         ``holds`` is null where a replica takes any stored adapter; counts are this gateway's own.
         """
-        return {"replicas": [_replica(replica, holds) for replica, holds in gateway.replicas()]}
+        return {"replicas": [_replica(replica, holds) for replica, holds in gateway.replicas(caller())]}
 
     return routes
 

@@ -14,7 +14,16 @@ from lorauter_gateway.api.streams import event, tgi_event
 
 _TGI_PATHS = frozenset({"/", "/generate", "/generate_stream", "/info", "/health"})
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_OPENAI_CODES = {"PROMPT_TOO_LONG": "context_length_exceeded"}
+_OPENAI_CODES = {
+    "PROMPT_TOO_LONG": "context_length_exceeded",
+    "QUOTA_EXCEEDED": "rate_limit_exceeded",
+    "KEY_MISSING": "invalid_api_key",
+    "KEY_MALFORMED": "invalid_api_key",
+    "KEY_INVALID": "invalid_api_key",
+    "KEY_EXPIRED": "invalid_api_key",
+    "KEY_REVOKED": "invalid_api_key",
+}
+_LIMIT_HEADERS = "x-ratelimit-"
 _MODEL_REASONS = frozenset({"UNKNOWN_MODEL", "UNKNOWN_ADAPTER", "UNKNOWN_ADAPTER_VERSION", "UNKNOWN_POOL"})
 _TGI_FAULTS = {
     "GENERATION_FAILED": (424, "generation"),
@@ -36,14 +45,17 @@ def render(status: int, reason: str, message: str, metadata: Mapping[str, Any] |
     """Implements lorauter.server.http.Renderer."""
     spoken = dialect(path)
     metrics.HTTP_ERRORS.labels(spoken, reason).inc()
-    headers = retry_headers(metadata)
+    limits = {name: value for name, value in (metadata or {}).items() if name.startswith(_LIMIT_HEADERS)}
+    headers = {**retry_headers(metadata), **limits}
     if spoken == "openai":
         body = openai_error(status, reason, message, metadata)
         return JSONResponse(body, openai_status(status, reason), headers)
     if spoken == "tgi":
         tgi_status, error_type = tgi_fault(status, reason)
         return JSONResponse({"error": message, "error_type": error_type}, tgi_status, headers)
-    return problem(status, reason, message, metadata, path)
+    answer = problem(status, reason, message, metadata, path)
+    answer.headers.update(limits)
+    return answer
 
 
 def openai_status(status: int, reason: str) -> int:

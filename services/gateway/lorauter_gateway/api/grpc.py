@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from lorauter.access import caller
 from lorauter.errors import InvalidArgument
 from lorauter.gateway.v1 import gateway_pb2 as pb
 from lorauter.gateway.v1 import gateway_pb2_grpc
@@ -52,6 +53,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         """See the proto."""
         generation = self._read(request, context)
         answer, serving = await self._gateway.generate(generation, _ROUTE)
+        context.set_trailing_metadata(tuple(serving.quota.items()))
         return pb.GenerateResponse(
             text=without_stop(answer.text, generation.sampling.stop),
             decision=serving.decision,
@@ -67,6 +69,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         generation = self._read(request, context)
         trimmer = StopTrimmer(generation.sampling.stop)
         stream = await self._gateway.stream(generation, _ROUTE)
+        context.set_trailing_metadata(tuple(stream.serving.quota.items()))
         async with aclosing(stream), _given_up(stream.deadline, context):
             yield pb.GenerateStreamResponse(decision=stream.serving.decision, served=_served(stream.serving))
             async for piece in stream:
@@ -88,6 +91,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             requested_target(request),
             _sampling(request.parameters),
             seconds,
+            caller().acting_for(request.routing.tenant),
             request.routing,
         )
 
@@ -167,7 +171,7 @@ def _served(serving: Serving) -> pb.Served:
         ],
         degraded_reason=serving.plan.degraded_reason,
         served_name=serving.plan.served_name,
-        replica=serving.replica,
+        replica=serving.shown_replica,
     )
 
 

@@ -31,16 +31,17 @@ def serving_headers(serving: Serving) -> dict[str, str]:
     ``x-lorauter-decision`` is ``none`` and ``x-lorauter-adapters`` is ``base;w=1.0`` where there is no
     decision or no adapter; ``x-lorauter-degraded`` is there only if the decision was not served as it is, and
     ``x-lorauter-replica`` only if the backend may have several. ``x-lorauter-kept`` says that a conversation
-    keeps what answered its last turn.
+    keeps what answered its last turn. What the key has left is told as OpenAI does, by x-ratelimit-*.
     """
     headers = {
         "x-lorauter-decision": serving.decision.decision_id if serving.decision else NO_DECISION,
         "x-lorauter-adapters": adapter_list(serving.plan.adapters),
         "x-lorauter-composition": COMPOSITIONS[serving.plan.composition],
         "x-lorauter-backend": serving.backend_id,
+        **serving.quota,
     }
-    if serving.is_one_of_several:
-        headers["x-lorauter-replica"] = serving.replica
+    if serving.is_one_of_several and serving.shown_replica:
+        headers["x-lorauter-replica"] = serving.shown_replica
     if serving.plan.degraded_reason:
         headers["x-lorauter-degraded"] = _field(serving.plan.degraded_reason)
     if serving.kept:

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from lorauter.access import caller
 from lorauter.errors import InvalidArgument
 from lorauter_gateway.api.bodies import BodyRoute
 from lorauter_gateway.api.dialects import openai_error_event
@@ -34,9 +35,10 @@ def openai_routes(gateway: Gateway, timeout_seconds: float) -> APIRouter:
             )
         generation = Generation(
             prompt,
-            parse_target(body.model, gateway.pools()),
+            parse_target(body.model, gateway.pools(caller())),
             body.sampling(),
             timeout_seconds,
+            caller(),
             routing_request(body.lorauter),
         )
         if body.stream:
@@ -95,10 +97,11 @@ async def _events(
 
 
 async def _owners(gateway: Gateway) -> dict[str, str]:
-    pools = gateway.pools()
+    who = caller()
+    pools = gateway.pools(who)
     owners = {"auto": "lorauter", **{f"auto:{pool.pool}": pool.pool for pool in pools}}
     owners |= {pool.base_model: pool.pool for pool in pools}
-    return owners | {found.adapter_id: found.pool for found in await gateway.router.adapters()}
+    return owners | {found.adapter_id: found.pool for found in await gateway.router.adapters(who.tenant)}
 
 
 def _model(name: str, owner: str) -> dict[str, Any]:

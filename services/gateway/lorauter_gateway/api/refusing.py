@@ -1,9 +1,10 @@
-"""Refuses generations before they are read, where there is no room whatever they ask for."""
+"""Refuses generations before they are read, where there is no room whatever they ask for, and no quota."""
 
 from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lorauter.access import caller
 from lorauter.errors import Exhausted
 from lorauter_gateway.api.dialects import render
 from lorauter_gateway.service import Gateway
@@ -29,7 +30,7 @@ class RefusesWhenFull:
         """Serves a request."""
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in _ROUTES:
             try:
-                self.gateway.check_open(_ROUTES[scope["path"]])
+                self.gateway.check_open(_ROUTES[scope["path"]], caller())
             except Exhausted as full:
                 answer = render(full.http_status, full.reason, full.message, full.metadata, scope["path"])
                 await answer(scope, receive, send)

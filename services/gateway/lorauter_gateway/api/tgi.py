@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from lorauter.access import caller
 from lorauter.errors import InvalidArgument
 from lorauter_gateway.api.bodies import Body, BodyRoute
 from lorauter_gateway.api.dialects import tgi_error_event
@@ -90,9 +91,9 @@ def tgi_routes(gateway: Gateway, timeout_seconds: float, max_concurrent_requests
 
     def read(body: GenerateBody) -> Generation:
         parameters = body.parameters or Parameters()
-        target = parse_target(body.adapter_id(), gateway.pools())
+        target = parse_target(body.adapter_id(), gateway.pools(caller()))
         routing = routing_request(body.lorauter)
-        return Generation(body.inputs, target, parameters.sampling(), timeout_seconds, routing)
+        return Generation(body.inputs, target, parameters.sampling(), timeout_seconds, caller(), routing)
 
     async def whole(request: Request, body: GenerateBody) -> tuple[dict[str, Any], dict[str, str]]:
         answer, serving = await while_connected(request, gateway.generate(read(body), _ROUTE))
@@ -140,7 +141,7 @@ def tgi_routes(gateway: Gateway, timeout_seconds: float, max_concurrent_requests
 
 
 async def _described(gateway: Gateway) -> dict[str, Any]:
-    pool, limits = await gateway.describe()
+    pool, limits = await gateway.describe(caller())
     return {
         "model_id": pool.base_model,
         "max_best_of": limits.max_best_of,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from lorauter.access import Caller
 from lorauter.router.v1.router_pb2 import RouteRequest
 
 
@@ -105,6 +106,7 @@ class Generation:
     target: Target
     sampling: Sampling
     timeout_seconds: float
+    caller: Caller
     routing: RouteRequest = field(default_factory=RouteRequest)
 
 

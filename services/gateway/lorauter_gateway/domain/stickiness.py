@@ -84,7 +84,7 @@ class Stickiness:
         Only a conversation that goes on, with an assistant's turn in it, keeps anything; and only a single
         adapter or the base that the decision still knows, or the weighted set that it is for.
         """
-        key = conversation_key(request, decision.pool)
+        key = conversation_key(request, f"{decision.tenant}/{decision.pool}")
         former = self._former(key) if key is not None and _goes_on(request.messages) else None
         if former is None or decision.action != ROUTE_ACTION_ADAPTERS:
             return Choice(decision, key)

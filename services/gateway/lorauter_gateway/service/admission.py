@@ -15,7 +15,9 @@ from lorauter.identifiers import BASE
 from lorauter.router.v1.router_pb2 import RouteResponse
 from lorauter.telemetry import get_logger
 from lorauter_gateway import metrics
+from lorauter_gateway.domain.model import Usage
 from lorauter_gateway.service.inference import composition_name
+from lorauter_gateway.service.quotas import Charge
 
 if TYPE_CHECKING:
     from lorauter_gateway.service.serving import Serving
@@ -65,6 +67,10 @@ class Slot:
         self.since = perf_counter()
         self.notes: dict[str, str] = {}
         """What the log says of it besides."""
+        self.charge: Charge | None = None
+        """What it took of its key's limits."""
+        self.used: Usage | None = None
+        self.pieces = 0
         self._admission = admission
         self._route = route
         self._is_open = True
@@ -100,6 +106,9 @@ class Slot:
             return
         self._is_open = False
         self._admission.leave()
+        if self.charge is not None:
+            used = self.used.prompt_tokens + self.used.completion_tokens if self.used else None
+            self.charge.end(error, used, self.pieces)
         outcome = _outcome(error)
         metrics.REQUESTS.labels(self._route, outcome).inc()
         if self._admission.logs:

@@ -167,7 +167,17 @@ class Forwarder:
             metrics.DEGRADED.labels(pool.id, plan.why).inc()
         metrics.SERVED.labels(pool.id, composition_name(plan.composition), replica.endpoint.kind).inc()
         base_model = pool.snapshot.base_model
-        return result, Serving(request.decision, plan, replica.endpoint, base_model, request.kept), visit
+        caller = request.generation.caller
+        serving = Serving(
+            request.decision,
+            plan,
+            replica.endpoint,
+            base_model,
+            request.kept,
+            is_foreign=pool.tenant != caller.tenant and not caller.any_tenant,
+            quota=request.slot.charge.headers() if request.slot.charge else {},
+        )
+        return result, serving, visit
 
     def _may_retry(self, pool: Pool, trouble: _Trouble) -> bool:
         if trouble.tries >= TRIES:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+from lorauter import tracing
 from lorauter.identifiers import backend_name
 from lorauter.telemetry import get_logger
 from lorauter_gateway.domain.plan import Option, Plan, Skipped, Why, fitted, plan_named, plan_set
@@ -122,12 +123,13 @@ class Preparer:
         if self._composites is None or not pool.snapshot.serving.compose_on_demand:
             raise Skipped(Why.NOT_WRITTEN, _NOT_COMPOSED)
         try:
-            return await self._composites.find(pool.id, replica.endpoint, option.applied)
+            return await self._composites.find(pool.tenant, pool.id, replica.endpoint, option.applied)
         except BooksAway:
             raise Skipped(Why.BOOKS_AWAY, "Redis, which says which composites are written, is away") from None
 
     def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
+        with tracing.outside():
+            task = asyncio.create_task(work)
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
 

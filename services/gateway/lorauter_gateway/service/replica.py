@@ -206,8 +206,13 @@ class Pool:
 
     @property
     def id(self) -> str:
-        """The pool's id."""
+        """The pool's id, which another tenant's may have too."""
         return self.snapshot.pool
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
+        return self.snapshot.tenant
 
     def reference(self) -> Replica | None:
         """Returns a healthy replica that composes weighted sets itself, to compare others with."""

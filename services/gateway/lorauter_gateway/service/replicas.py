@@ -39,7 +39,7 @@ class Replicas:
         self._probe_seconds = probe_seconds
         self._concurrency = concurrency
         self._clock = clock
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[tuple[str, str], Pool] = {}
         self._replicas: dict[str, Replica] = {}
         self._residences: dict[str, Residence] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -54,9 +54,9 @@ class Replicas:
         """Returns the pools of the last snapshot."""
         return list(self._pools.values())
 
-    def pool(self, name: str) -> Pool | None:
-        """Returns a pool, or None if no snapshot had it."""
-        return self._pools.get(name)
+    def pool(self, tenant: str, name: str) -> Pool | None:
+        """Returns a tenant's pool, or None if the last snapshot had none of that name."""
+        return self._pools.get((tenant, name))
 
     def residence(self, replica: Replica) -> Residence | None:
         """Returns the adapters of a replica that loads them; None where it is no longer registered."""
@@ -73,10 +73,10 @@ class Replicas:
     async def update(self, snapshot: GetSnapshotResponse) -> None:
         """Takes over pools and backends as the router names them."""
         async with self._lock:
-            pools: dict[str, Pool] = {}
+            pools: dict[tuple[str, str], Pool] = {}
             found: set[str] = set()
             for known in snapshot.pools:
-                pools[known.pool] = await self._updated(known, found)
+                pools[known.tenant, known.pool] = await self._updated(known, found)
             self._pools = pools
             for name in self._replicas.keys() - found:
                 await self._remove(name)
@@ -95,12 +95,12 @@ class Replicas:
             replica.removed()
 
     async def _updated(self, known: PoolSnapshot, found: set[str]) -> Pool:
-        pool = self._pools.get(known.pool) or Pool(known, RetryBudget(self._clock))
+        pool = self._pools.get((known.tenant, known.pool)) or Pool(known, RetryBudget(self._clock))
         replicas = []
         for backend in known.backends:
             if not self._fleet.speaks(backend.kind):
                 continue
-            for endpoint in await self._fleet.endpoints(backend):
+            for endpoint in await self._fleet.endpoints(known.tenant, backend):
                 replica = self._replicas.get(endpoint.replica) or self._add(endpoint, pool)
                 replica.registered(endpoint, pool)
                 found.add(replica.id)
@@ -221,11 +221,10 @@ def no_backend(pool: PoolSnapshot) -> Unavailable:
     if not active:
         message = f"pool {pool.pool!r} has no active backend: register one"
         return Unavailable("NO_BACKEND", message, pool=pool.pool)
-    unresolved = [backend.url for backend in active if backend.url.startswith("dns+")]
+    unresolved = [backend.backend_id for backend in active if backend.url.startswith("dns+")]
     if unresolved:
-        message = (
-            f"pool {pool.pool!r} has no backend with an address: {', '.join(unresolved)} does not resolve"
-        )
+        names = ", ".join(unresolved)
+        message = f"pool {pool.pool!r} has no backend whose address resolves: look at {names}"
         return Unavailable("NO_BACKEND", message, pool=pool.pool)
     kinds = ", ".join(sorted({backend.kind for backend in active}))
     return Unavailable(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lorauter.errors import DeadlineExceeded
 from lorauter.router.v1.router_pb2 import RouteResponse
@@ -21,6 +21,8 @@ class Serving:
     """What really serves a request. ``decision`` is None where the caller chose.
 
     ``kept`` says what the conversation keeps in place of what was decided, empty where nothing.
+    ``is_foreign``: the pool is another tenant's than the caller's, who is not told addresses. ``quota`` are
+    the headers that say what the caller's key has left.
     """
 
     decision: RouteResponse | None
@@ -28,6 +30,8 @@ class Serving:
     endpoint: Endpoint
     base_model: str
     kept: str = ""
+    is_foreign: bool = False
+    quota: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def backend_id(self) -> str:
@@ -43,6 +47,11 @@ class Serving:
     def replica(self) -> str:
         """The address of the replica."""
         return self.endpoint.url
+
+    @property
+    def shown_replica(self) -> str:
+        """The address of the replica as far as the caller may know it."""
+        return "" if self.is_foreign else self.endpoint.url
 
     @property
     def is_one_of_several(self) -> bool:
@@ -89,7 +98,9 @@ class OpenStream:
         except BaseException as error:
             self._end(error)
             raise
+        self._slot.pieces += 1
         if piece.finish is not None:
+            self._slot.used = piece.finish.usage
             self._visit.succeeded(piece.finish)
             self._end(None)
         return piece
