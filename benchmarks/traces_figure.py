@@ -21,6 +21,8 @@ COLOURS: Mapping[str, str] = {
     "worker": "#b8476b",
 }
 _ROW_INCHES = 0.27
+_NAMES_AT = -0.48
+_INDENT_POINTS = 11
 _BEGIN_SHARE = 0.012
 """A span shorter than this share of the trace is drawn as long, so that it is seen."""
 
@@ -55,7 +57,9 @@ def draw(spans: Sequence[ReceivedSpan], title: str, path: Path) -> None:
         axes.spines[["top", "right", "left"]].set_visible(False)
         services = [name for name in COLOURS if any(span.service == name for span in spans)]
         patches = [Patch(color=COLOURS[name], label=name) for name in services]
-        axes.legend(handles=patches, loc="upper right", fontsize=8, frameon=False)
+        axes.legend(
+            handles=patches, loc="lower right", bbox_to_anchor=(1, 1), ncols=5, fontsize=8, frameon=False
+        )
         figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
@@ -68,8 +72,9 @@ def _bars(axes: Axes, rows: Sequence[tuple[int, ReceivedSpan]]) -> None:
         length = max(took, _BEGIN_SHARE * whole)
         axes.barh(row, length, left=start, height=0.62, color=COLOURS[span.service])
         axes.text(start + length, row, f" {_milliseconds(took)}", va="center", size=7.5)
-        name = f"{' ' * 4 * depth}{span.name.removeprefix('lorauter.')}"
-        axes.text(-0.55, row, name, transform=axes.get_yaxis_transform(), ha="left", va="center", size=8)
+        name = span.name.removeprefix("lorauter.")
+        place = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+        axes.annotate(name, (_NAMES_AT, row), (_INDENT_POINTS * depth, 0), va="center", size=8, **place)
 
 
 def _milliseconds(took: float) -> str:

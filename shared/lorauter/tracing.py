@@ -72,6 +72,10 @@ class Recorder(Protocol):
         """See current()."""
         ...
 
+    def outside(self) -> AbstractContextManager[Any]:
+        """See outside()."""
+        ...
+
     def carrier(self) -> dict[str, str]:
         """See carrier()."""
         ...
@@ -142,6 +146,11 @@ def span(
 def current() -> Span:
     """Returns the span that the running code is in, to add to it; not to be ended."""
     return OFF if _recorder is None else _recorder.current()
+
+
+def outside() -> AbstractContextManager[Any]:
+    """Makes no span current until the block ends: for starting what goes on beside, in nobody's trace."""
+    return OFF if _recorder is None else _recorder.outside()
 
 
 def carrier() -> dict[str, str]:

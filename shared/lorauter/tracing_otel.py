@@ -83,6 +83,10 @@ class OtlpRecorder:
         found = trace.get_current_span()
         return _Recorded(found) if found.is_recording() else OFF
 
+    def outside(self) -> AbstractContextManager[Any]:
+        """See tracing.outside()."""
+        return trace.use_span(trace.INVALID_SPAN)
+
     def carrier(self) -> dict[str, str]:
         """See tracing.carrier()."""
         found: dict[str, str] = {}
