@@ -73,8 +73,15 @@ def _bars(axes: Axes, rows: Sequence[tuple[int, ReceivedSpan]]) -> None:
         axes.barh(row, length, left=start, height=0.62, color=COLOURS[span.service])
         axes.text(start + length, row, f" {_milliseconds(took)}", va="center", size=7.5)
         name = span.name.removeprefix("lorauter.")
-        place = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
-        axes.annotate(name, (_NAMES_AT, row), (_INDENT_POINTS * depth, 0), va="center", size=8, **place)
+        axes.annotate(
+            name,
+            (_NAMES_AT, row),
+            (_INDENT_POINTS * depth, 0),
+            axes.get_yaxis_transform(),
+            "offset points",
+            va="center",
+            size=8,
+        )
 
 
 def _milliseconds(took: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 from sqlalchemy import Connection, Engine, text
 
@@ -13,7 +14,7 @@ EVERY_SECONDS = 5.0
 """How often what is counted row by row is counted anew; generations are read at every look."""
 
 MOST_TENANTS = 100
-"""Tenants that metrics tell apart."""
+"""Tenants that metrics tell apart; the generations of all others are summed up."""
 
 _GENERATIONS = text("SELECT tenant, value, COALESCE(published, 0) FROM generation")
 _TASKS = text("SELECT state, count(*) FROM task GROUP BY state")
@@ -38,10 +39,14 @@ class Gauges:
     def once(self) -> None:
         """Looks once. Raises what the database raises."""
         with self._engine.connect() as connection:
-            for tenant, accepted, published in connection.execute(_GENERATIONS).all():
-                if self._tenant_label(tenant) == tenant:
-                    telemetry.ACCEPTED.labels(tenant=tenant).set(accepted)
-                    telemetry.PUBLISHED.labels(tenant=tenant).set(published)
+            accepted: Counter[str] = Counter()
+            published: Counter[str] = Counter()
+            for tenant, newest, seen in connection.execute(_GENERATIONS).all():
+                accepted[self._tenant_label(tenant)] += newest
+                published[self._tenant_label(tenant)] += seen
+            for label in accepted:
+                telemetry.ACCEPTED.labels(tenant=label).set(accepted[label])
+                telemetry.PUBLISHED.labels(tenant=label).set(published[label])
             if time.monotonic() >= self._next:
                 self._next = time.monotonic() + EVERY_SECONDS
                 self._count(connection)

@@ -23,7 +23,7 @@ def working(name: str, claim: Claim) -> Iterator[tracing.Span]:
     if not places or not tracing.is_on():
         yield tracing.OFF
         return
-    attributes = {"lorauter.work": claim.key, "lorauter.changes": len(claim.fences)}
+    attributes: tracing.Attributes = {"lorauter.work": claim.key, "lorauter.changes": len(claim.fences)}
     with tracing.span(name, "consumer", attributes, places[0], places[1:]) as span:
         here = [tracing.carrier()]
         others = [tracing.span(name, "consumer", attributes, place, here) for place in places[1:]]
