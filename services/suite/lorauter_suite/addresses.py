@@ -6,10 +6,11 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorauter import AsyncClient, Client
 from lorauter_suite.embedded.ports import free_port, is_free
 
 _PATIENCE_SECONDS = 3.0
@@ -33,6 +34,30 @@ class Addresses:
     redis_url: str
     incoming: str
     """Folder from which the registry copies adapters; put yours there."""
+    api_key: str = field(default="", repr=False)
+    """A key that may do everything, for all tenants."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request over HTTP carries."""
+        return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+    def client(self, **options: Any) -> Client:
+        """Returns a client of the suite; ``options`` are Client's."""
+        return Client(**self._reached_by(options))
+
+    def aio_client(self, **options: Any) -> AsyncClient:
+        """Returns an asynchronous client of the suite; ``options`` are AsyncClient's."""
+        return AsyncClient(**self._reached_by(options))
+
+    def _reached_by(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "registry": self.registry_grpc,
+            "router": self.router_grpc,
+            "gateway": self.gateway_grpc,
+            "api_key": self.api_key,
+            **options,
+        }
 
 
 def choose_ports(path: Path, names: Iterable[str], wanted: Mapping[str, int]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from lorauter_suite.embedded.postgres import EmbeddedPostgres
 from lorauter_suite.embedded.probes import http_ready
 from lorauter_suite.embedded.process import ProcessSpec
 from lorauter_suite.embedded.valkey import valkey_process, valkey_url
+from lorauter_suite.own_keys import OwnKeys, own_keys
 
 PORTS = (
     *("postgres", "valkey", "index", "registry", "registry-grpc", "worker-index", "worker-matching"),
@@ -77,7 +78,8 @@ def plan(data_dir: Path, ports: Mapping[str, int], options: SuiteOptions, given:
     LORAUTER_ADAPTER_ROOTS come on top of ours. Raises PartFailed where an embedded part's wheel is missing.
     """
     postgres = EmbeddedPostgres(data_dir, ports["postgres"])
-    addresses = _addresses(data_dir, ports, given, postgres)
+    keys = own_keys(data_dir, given)
+    addresses = _addresses(data_dir, ports, given, postgres, keys)
     processes: list[tuple[ProcessSpec, tuple[str, ...]]] = []
     if not given.get("QDRANT_URL"):
         processes.append((index_process(ports["index"]), ()))
@@ -88,7 +90,7 @@ def plan(data_dir: Path, ports: Mapping[str, int], options: SuiteOptions, given:
     environment = {**_ONE_THREAD, **_connections(addresses, data_dir, options, given), **options.environment}
     processes.append((_migrations(environment), ("postgres",)))
     for name in (name for name in SERVICES if name in options.services):
-        processes.append((_service(name, ports, environment), _NEEDS[name]))
+        processes.append((_service(name, ports, {**environment, **_secrets(name, keys)}), _NEEDS[name]))
     return Plan(tuple(processes), addresses)
 
 
@@ -106,7 +108,11 @@ _QUEUES = {"worker-index": "index", "worker-matching": "matching"}
 
 
 def _addresses(
-    data_dir: Path, ports: Mapping[str, int], given: Mapping[str, str], postgres: EmbeddedPostgres
+    data_dir: Path,
+    ports: Mapping[str, int],
+    given: Mapping[str, str],
+    postgres: EmbeddedPostgres,
+    keys: OwnKeys,
 ) -> Addresses:
     def http(name: str) -> str:
         return f"http://{LOOPBACK}:{ports[name]}"
@@ -126,6 +132,7 @@ def _addresses(
         database_url=given.get("DATABASE_URL") or postgres.url(),
         redis_url=given.get("REDIS_URL") or valkey_url(ports["valkey"]),
         incoming=str(data_dir / "incoming"),
+        api_key=keys.api_key,
     )
 
 
@@ -142,11 +149,20 @@ def _connections(
         "LORAUTER_HOST": LOOPBACK,
         "LORAUTER_ADAPTER_STORE": str(data_dir / "adapters"),
         "LORAUTER_ADAPTER_ROOTS": os.pathsep.join(str(root.absolute()) for root in roots),
+        "LORAUTER_ACCESS": given.get("LORAUTER_ACCESS") or "keys",
+        "LORAUTER_REGISTRY_ADDRESS": addresses.registry_grpc,
         "LORAUTER_ROUTER_ADDRESS": addresses.router_grpc,
         "LORAUTER_MODEL": given.get("LORAUTER_MODEL") or str(options.model),
         "LORAUTER_MODEL_ID": given.get("LORAUTER_MODEL_ID") or options.model_id,
         "LORAUTER_DRAIN_SECONDS": given.get("LORAUTER_DRAIN_SECONDS") or "3",
     }
+
+
+def _secrets(name: str, keys: OwnKeys) -> dict[str, str]:
+    """Returns the keys that a service gets: no other sees them."""
+    if name == "registry":
+        return {"LORAUTER_BOOTSTRAP_KEY": keys.api_key, "LORAUTER_GATEWAY_KEY": keys.gateway_key}
+    return {"LORAUTER_API_KEY": keys.gateway_key if name == "gateway" else ""}
 
 
 def _service(name: str, ports: Mapping[str, int], environment: Mapping[str, str]) -> ProcessSpec:

@@ -121,7 +121,16 @@ class RegistryCalls:
     list_api_keys = Listing(
         "ListApiKeys", pb.ListApiKeysRequest, pb.ListApiKeysResponse, lambda page: page.keys, pb.ApiKey
     )
+    rotate_api_key = Unary("RotateApiKey", pb.RotateApiKeyRequest, pb.CreateApiKeyResponse)
     revoke_api_key = Unary("RevokeApiKey", pb.RevokeApiKeyRequest, pb.ApiKey)
+    who_am_i = Unary("WhoAmI", pb.WhoAmIRequest, pb.Caller, read=True)
+    list_audit_entries = Listing(
+        "ListAuditEntries",
+        pb.ListAuditEntriesRequest,
+        pb.ListAuditEntriesResponse,
+        lambda page: page.entries,
+        pb.AuditEntry,
+    )
 
     propose_pool_manifest = Unary("ProposePoolManifest", pb.ProposePoolManifestRequest, pb.PoolManifest)
     publish_pool_manifest = Unary("PublishPoolManifest", pb.PublishPoolManifestRequest, pb.PoolManifest)

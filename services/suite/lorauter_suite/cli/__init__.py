@@ -13,6 +13,7 @@ from lorauter_suite.cli import (
     archives,
     backends,
     index,
+    keys,
     manifests,
     operations,
     pools,
@@ -45,6 +46,7 @@ operations.add_commands(app)
 profiles.add_commands(app)
 replay.add_commands(app)
 archives.add_commands(app)
+keys.add_commands(app)
 app.add_typer(pools.app, name="pool")
 app.add_typer(backends.app, name="backend")
 app.add_typer(manifests.app, name="manifest")
@@ -52,6 +54,7 @@ app.add_typer(tasks.app, name="task")
 app.add_typer(adapters.app, name="adapter")
 app.add_typer(affinities.app, name="affinity")
 app.add_typer(index.app, name="index")
+app.add_typer(keys.app, name="key")
 
 
 def main() -> None:

@@ -55,12 +55,24 @@ def running() -> Addresses:
 
 
 def connect() -> Client:
-    """Returns a client for the addresses in the environment, else for the embedded suite."""
+    """Returns a client for the addresses in the environment, else for the embedded suite.
+
+    Its key is LORAUTER_API_KEY, else, for the embedded suite, the one in its data directory.
+    """
     names = ("LORAUTER_REGISTRY_ADDRESS", "LORAUTER_ROUTER_ADDRESS", "LORAUTER_GATEWAY_ADDRESS")
     if any(os.environ.get(name) for name in names):
         return Client()
     found = running()
-    return Client(registry=found.registry_grpc, router=found.router_grpc, gateway=found.gateway_grpc)
+    return found.client(api_key=os.environ.get("LORAUTER_API_KEY") or found.api_key)
+
+
+def key_headers() -> dict[str, str]:
+    """Returns what a request over HTTP carries: LORAUTER_API_KEY, else the embedded suite's key."""
+    key = os.environ.get("LORAUTER_API_KEY", "")
+    if key:
+        return {"authorization": f"Bearer {key}"}
+    found = Suite.find(data_dir())
+    return found.headers if found else {}
 
 
 def to_dict(message: Message) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lorauter_suite import doctor as checks
 from lorauter_suite.cli.context import JsonFlag, data_dir, err, out, print_table
 from lorauter_suite.cli.explained import weights
 from lorauter_suite.machine import machine, versions
+from lorauter_suite.own_keys import API_KEY
 from lorauter_suite.seeding import POOL_ID, seed
 from lorauter_suite.suite import Addresses, Suite
 from lorauter_suite.walkthrough import SEED, Answer, ask, follow_matching, sample_queries
@@ -42,11 +43,12 @@ def up(
     with Suite(data or data_dir(), on_event=_say) as suite:
         found = suite.addresses
         if not empty:
-            with _connect(found) as client:
+            with found.client() as client:
                 seed(client, found.engine_http, lambda _: None)
         out.print(
             f"ready: gateway {found.gateway_http} (gRPC {found.gateway_grpc}) · "
-            f"registry {found.registry_http} (gRPC {found.registry_grpc}) · router gRPC {found.router_grpc}",
+            f"registry {found.registry_http} (gRPC {found.registry_grpc}) · "
+            f"router gRPC {found.router_grpc} · key in {suite.data_dir / API_KEY}",
             soft_wrap=True,
             highlight=False,
         )
@@ -65,7 +67,7 @@ def demo(
     folder = nullcontext(str(keep)) if keep else tempfile.TemporaryDirectory(prefix="lorauter-demo-")
     with folder as directory, Suite(Path(directory), on_event=_say) as suite:
         found = suite.addresses
-        with _connect(found) as client:
+        with found.client() as client:
             _say(f"suite up after {time.monotonic() - started:.1f} s")
             _register(client, found)
             _match(client)
@@ -157,10 +159,6 @@ def doctor(as_json: JsonFlag = False) -> None:
         print_table(("", "check", ""), (("ok" if r.ok else "no", r.name, r.detail) for r in results))
     if not all(r.ok for r in results):
         raise typer.Exit(1)
-
-
-def _connect(found: Addresses) -> Client:
-    return Client(registry=found.registry_grpc, router=found.router_grpc, gateway=found.gateway_grpc)
 
 
 def _shorten(text: str, width: int) -> str:

@@ -21,6 +21,7 @@ from lorauter_suite.cli.context import (
     PoolOption,
     connect,
     err,
+    key_headers,
     out,
     print_fields,
     print_json,
@@ -109,9 +110,10 @@ def put(
 
 
 def _upload(url: str, file: Path) -> pb.Task:
+    headers = {"content-type": "application/jsonl", **key_headers()}
     try:
         with file.open("rb") as lines:
-            answer = httpx.put(url, content=lines, headers={"content-type": "application/jsonl"}, timeout=120)
+            answer = httpx.put(url, content=lines, headers=headers, timeout=120)
     except httpx.TransportError as error:
         raise Unavailable("REGISTRY_UNREACHABLE", f"{url} does not answer: {error}") from None
     body = answer.json()
