@@ -42,6 +42,11 @@ class Settings(DatabaseSettings, AccessSettings):
         "make others with. It is stored, as a digest, unless it is there.",
     )
     audit_days: int = Field(
+    gateway_key: ApiKeySecret = Field(
+        SecretStr(""),
+        description="A whole key that gateways have as their `LORAUTER_API_KEY`: it is accepted with scopes "
+        "`read` and `invoke` for all tenants, and stored like the bootstrap key.",
+    )
         400, ge=1, le=36_500, description="How long it is known who changed what; older entries go."
     )
     adapter_store: Path = Field(description="Folder of the content-addressed adapter store; created.")

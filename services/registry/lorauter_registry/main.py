@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from lorauter import tracing
 from lorauter.errors import FailedPrecondition, LorauterError, Unavailable
+from lorauter.access import Scope
 from lorauter.lora.check import Limits
 from lorauter.lora.store import AdapterStore
 from lorauter.server.access import Gate, open_gate
@@ -35,7 +36,7 @@ from lorauter_registry.config import DatabaseSettings, Settings
 from lorauter_registry.domain.affinity_requests import MAX_IMPORT_BYTES
 from lorauter_registry.domain.archives.requests import ArchiveLimits
 from lorauter_registry.service import Registry
-from lorauter_registry.service.admission import Admission
+from lorauter_registry.service.admission import Admission, given_keys
 from lorauter_registry.service.base import Context
 
 
@@ -118,13 +119,18 @@ def assembled(settings: Settings) -> Iterator[Assembly]:
 
 @contextmanager
 def _gate(settings: Settings, engine: Engine) -> Iterator[Gate]:
-    """Returns who lets callers in. With PostgreSQL away, the bootstrap key is stored at the first call."""
+    """Returns who lets callers in. With PostgreSQL away, given keys are stored at the first call."""
     if settings.access == "open":
         yield open_gate(settings)
         return
-    admission = Admission(engine, settings.bootstrap_key.get_secret_value(), settings.tenant)
+    given = {
+        "LORAUTER_BOOTSTRAP_KEY": (settings.bootstrap_key.get_secret_value(), (Scope.ADMIN,)),
+        "LORAUTER_GATEWAY_KEY": (settings.gateway_key.get_secret_value(), (Scope.READ, Scope.INVOKE)),
+    }
+    admission = Admission(engine, given_keys(given), settings.tenant)
     with suppress(Unavailable):
-        admission.store_first()
+        admission.store_given()
+        admission.refuse_when_empty()
     keys = StoredKeys(admission)
     try:
         yield keys

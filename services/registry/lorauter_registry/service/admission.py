@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Engine, func, select
@@ -17,21 +19,36 @@ _NOBODYS = bytes(32)
 """What a key that does not exist is compared with, so that its answer takes as long as others'."""
 
 
-class Admission:
-    """Keys by id. ``first`` is a whole key that is stored before others are looked at, as of all scopes."""
+@dataclass(frozen=True, slots=True)
+class GivenKey:
+    """A key that a setting gives, good for all tenants."""
 
-    def __init__(self, engine: Engine, first: str = "", tenant: str = "") -> None:
+    variable: str
+    presented: Presented
+    scopes: tuple[Scope, ...]
+
+
+def given_keys(whole: Mapping[str, tuple[str, tuple[Scope, ...]]]) -> list[GivenKey]:
+    """Returns the keys of settings by their variables; empty ones are left out."""
+    read = ((variable, read_key(key), scopes) for variable, (key, scopes) in whole.items())
+    return [GivenKey(variable, presented, scopes) for variable, presented, scopes in read if presented]
+
+
+class Admission:
+    """Keys by id. ``given`` are stored before others are looked at, as keys of ``tenant``."""
+
+    def __init__(self, engine: Engine, given: Sequence[GivenKey] = (), tenant: str = "") -> None:
         self._engine = engine
-        self._first = read_key(first) if first else None
+        self._given = tuple(given)
         self._tenant = tenant
 
     def caller_of(self, presented: Presented) -> Caller:
         """Returns whose the key is.
 
         Raises Unauthenticated (KEY_INVALID, KEY_REVOKED, KEY_EXPIRED), Unavailable (DATABASE_UNAVAILABLE)
-        or what store_first() raises.
+        or what store_given() raises.
         """
-        self.store_first()
+        self.store_given()
         statement = select(_KEYS, func.clock_timestamp().label("now")).where(_KEYS.c.id == presented.id)
         with translated_errors(), self._engine.connect() as connection:
             row = connection.execute(statement).one_or_none()
@@ -53,35 +70,47 @@ class Admission:
             tokens_per_minute=row.tokens_per_minute,
         )
 
-    def store_first(self) -> None:
-        """Stores the first key if it is not there; one that was revoked stays so.
+    def store_given(self) -> None:
+        """Stores the given keys that are not there; one that was revoked stays so.
 
-        Raises FailedPrecondition (FIRST_KEY_TAKEN) if another key has its id, Unavailable
+        Raises FailedPrecondition (KEY_ID_TAKEN) if another key has the id of one, Unavailable
         (DATABASE_UNAVAILABLE).
         """
-        first = self._first
-        if first is None:
-            return
+        for given in self._given:
+            self._store(given)
+        self._given = ()
+
+    def _store(self, given: GivenKey) -> None:
         values = {
-            "id": first.id,
+            "id": given.presented.id,
             "tenant": self._tenant,
-            "description": "LORAUTER_BOOTSTRAP_KEY",
-            "scopes": [str(Scope.ADMIN)],
-            "digest": first.digest,
+            "description": given.variable,
+            "scopes": list(given.scopes),
+            "digest": given.presented.digest,
             "any_tenant": True,
             "requests_per_minute": 0,
             "tokens_per_minute": 0,
             "successor": "",
         }
+        ours = select(_KEYS.c.digest).where(_KEYS.c.id == given.presented.id)
         with translated_errors(), self._engine.begin() as connection:
             connection.execute(insert(_KEYS).values(values).on_conflict_do_nothing())
-            stored = connection.execute(select(_KEYS.c.digest).where(_KEYS.c.id == first.id)).scalar_one()
-        if not first.matches(stored):
+            stored = connection.execute(ours).scalar_one()
+        if not given.presented.matches(stored):
             raise FailedPrecondition(
-                "FIRST_KEY_TAKEN",
-                "LORAUTER_BOOTSTRAP_KEY has the id of another key: give it as it was made, or make a new one",
+                "KEY_ID_TAKEN",
+                f"{given.variable} has the id of another key: give it as it was made, or make a new one",
             )
-        self._first = None
+
+    def refuse_when_empty(self) -> None:
+        """Raises FailedPrecondition (NO_KEYS) if there is no key at all, so that nobody could make one."""
+        with translated_errors(), self._engine.connect() as connection:
+            if connection.execute(select(_KEYS.c.id).limit(1)).first() is None:
+                raise FailedPrecondition(
+                    "NO_KEYS",
+                    "LORAUTER_BOOTSTRAP_KEY is not set, and the database has no key that could make others: "
+                    "set it to a whole key, or let everybody in with LORAUTER_ACCESS=open",
+                )
 
 
 def _seconds(time: datetime | None) -> float | None:
