@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, LargeBinary
+from sqlalchemy import BigInteger, Column, DateTime, Index, LargeBinary, String
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 
 class Decision(SQLModel, table=True):
-    """A decision of a router, as lorauter.decisions records it.
+    """A decision of a router, as lorauter.decisions records it; ``tenant`` asked.
 
     It outlives what it names: pools, tasks and adapters are ids without foreign keys.
     """
@@ -24,6 +24,8 @@ class Decision(SQLModel, table=True):
     tenant: str = Field(primary_key=True)
     id: str = Field(primary_key=True)
     pool: str
+    pool_tenant: str = Field("", sa_column=Column(String, nullable=False, server_default=""))
+    """Whose pool that is; empty: the tenant's own."""
     time: datetime = Field(sa_type=DateTime(timezone=True))
     """When the router made it, on its clock."""
     strategy: str

@@ -9,7 +9,9 @@ import pytest
 from sqlmodel import Session
 
 from lorauter.errors import InvalidArgument, NotFound
-from lorauter.store.tables import Decision
+from lorauter.identifiers import encode_generation
+from lorauter.store import write
+from lorauter.store.tables import Decision, Pool
 from lorauter_registry.domain.decisions import ListDecisions
 from lorauter_registry.domain.requests import CreatePool, GetById
 from lorauter_registry.service import Registry
@@ -78,7 +80,25 @@ def test_features_are_listed_when_asked_for_and_always_there_for_one(registry: R
     (full,) = registry.list_decisions(ListDecisions(with_features=True)).decisions
     assert (bare.vector, bare.terms, full.vector, full.terms) == (b"", b"", b"v", b"t")
     assert registry.get_decision(GetById(id=only)) == full
-    assert full.generation == f"g{1:016x}"
+    assert full.generation == encode_generation(1, "default")
+    assert full.pool_tenant == "default"
+
+
+def test_decisions_in_a_public_pool_are_listed_by_its_name_to_who_asked_alone(registry: Registry) -> None:
+    with write(registry.context.engine, "public") as tx:
+        tx.session.add(Pool(tenant="public", id="shared", base_model="tiny/base", generation=1))
+    shared = put(registry, 1, pool="shared", pool_tenant="public")
+    put(registry, 2, pool="shared", pool_tenant="public", tenant="other")
+    own = put(registry, 3)
+    (found,) = registry.list_decisions(ListDecisions(pool="shared")).decisions
+    assert (found.id, found.pool_tenant, found.generation) == (
+        shared,
+        "public",
+        encode_generation(1, "public"),
+    )
+    assert listed(registry) == [shared, own]
+    registry.create_pool(CreatePool(id="shared", base_model="tiny/base"))
+    assert listed(registry, pool="shared") == []
 
 
 def test_decision_or_pool_is_refused_when_it_is_unknown(registry: Registry) -> None:

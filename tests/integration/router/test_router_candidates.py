@@ -231,7 +231,7 @@ async def test_all_tasks_are_scored_when_the_index_has_gone_on(
         before = failures("INDEX_MOVED_ON")
         answer = await router.route(query=demo.queries[0], explain=True)
         assert answer.search == pb.SEARCH_KIND_EXACT
-        assert answer.generation == lab.token(1)
+        assert answer.generation == lab.token(1, tenant)
         assert answer.best_single.digest == f"sha256:{tenant}-demo-1"
         assert answer.explanation.scored_tasks == len(demo.tasks)
         assert failures("INDEX_MOVED_ON") == before + 1

@@ -12,6 +12,7 @@ import pytest
 import redis
 from prometheus_client import CollectorRegistry, generate_latest
 
+from lorauter.access import PUBLIC_TENANT
 from lorauter.decisions import (
     GROUP,
     RecordedArm,
@@ -20,6 +21,7 @@ from lorauter.decisions import (
     RecordedTask,
     stream_of,
 )
+from lorauter.identifiers import encode_generation
 from lorauter_suite.embedded.ports import free_port
 from lorauter_suite.embedded.valkey import valkey_url
 from lorauter_worker.adapters.decision_stream import RedisDecisionStream
@@ -33,9 +35,10 @@ def decision(**fields: Any) -> RecordedDecision:
     given = {
         "id": uuid.uuid4().hex,
         "time_ms": int(NOW.timestamp() * 1000),
+        "pool_tenant": PUBLIC_TENANT,
         "pool": "main",
         "strategy": "default",
-        "generation": f"g{7:016x}",
+        "generation": encode_generation(7, PUBLIC_TENANT),
         "profile_digest": "sha256:p",
         "encoder_digest": "sha256:e",
         "stale": False,
@@ -137,8 +140,13 @@ def test_entries_of_a_dead_consumer_are_stored_by_another(streams) -> None:
                 {**json.loads(decision().model_dump_json()), "best_version": 9**20}
             ).encode()
         },
+        decision(pool_tenant="somebody").entry(),
+        decision(generation=encode_generation(7, "somebody")).entry(),
     ],
-    ids=["no decision", "no json", "no fields", "no text", "nul", "too large"],
+    ids=[
+        *("no decision", "no json", "no fields", "no text", "nul", "too large"),
+        *("another tenant's pool", "another tenant's generation"),
+    ],
 )
 def test_poison_is_dropped_and_counted_and_holds_nobody_up(streams, poison: dict[bytes, bytes]) -> None:
     before = counted("dropped")
@@ -152,6 +160,22 @@ def test_poison_is_dropped_and_counted_and_holds_nobody_up(streams, poison: dict
     assert counted("dropped") == before + 1
     keeper.once()
     assert counted("dropped") == before + 1
+
+
+def test_decisions_in_a_public_pool_are_the_tenants_that_asked(streams, registry) -> None:
+    """Also where that has nothing of its own but a key."""
+    registry.execute(
+        "INSERT INTO api_key (id, tenant, description, scopes, digest, any_tenant, requests_per_minute, "
+        "tokens_per_minute, successor) VALUES ('1', 'guest', '', '{invoke}', '', false, 0, 0, '')"
+    )
+    registry.execute("INSERT INTO generation (tenant, value) VALUES ('public', 7)")
+    made = decision(text="what the guest asked")
+    streams.redis.xadd(stream_of("guest"), made.entry())
+    streams.keeper().once()
+    rows = registry.scalar("SELECT json_agg(d) FROM decision d")
+    assert [(row["tenant"], row["pool_tenant"], row["generation"], row["text"]) for row in rows] == [
+        ("guest", "public", 7, "what the guest asked")
+    ]
 
 
 def test_decisions_are_forgotten_after_their_days(streams) -> None:

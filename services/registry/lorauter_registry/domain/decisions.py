@@ -62,6 +62,7 @@ class Decision(Value):
 
     id: str
     pool: str
+    pool_tenant: str
     time: Moment
     strategy: str
     generation: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
+from lorauter.access import PUBLIC_TENANT
 from lorauter.identifiers import encode_generation
 from lorauter.store import tables
 from lorauter_registry.domain.decisions import Decision, DecisionList, ListDecisions
@@ -22,13 +23,15 @@ class Decisions(Part):
         return _decision_of(row, with_features=True)
 
     def list_decisions(self, request: ListDecisions) -> DecisionList:
-        """Lists decisions, newest first; raises NotFound (POOL_NOT_FOUND)."""
+        """Lists the caller's decisions, newest first; raises NotFound (POOL_NOT_FOUND)."""
         decision = tables.Decision
         statement = select(decision).where(decision.tenant == self.tenant)
         with self.reading() as session:
             if request.pool:
-                self.existing(session, tables.Pool, "pool", request.pool)
-                statement = statement.where(decision.pool == request.pool)
+                whose = self._tenants_of_pool(session, request.pool)
+                statement = statement.where(
+                    decision.pool == request.pool, col(decision.pool_tenant).in_(whose)
+                )
             if request.since is not None:
                 statement = statement.where(decision.time >= request.since)
             decisions, token = paginate(
@@ -42,12 +45,22 @@ class Decisions(Part):
             )
         return DecisionList(decisions=decisions, next_page_token=token)
 
+    def _tenants_of_pool(self, session: Session, pool_id: str) -> list[str]:
+        """Returns how rows name whose pool is meant: the tenant's own, or else a public one."""
+        if session.get(tables.Pool, (self.tenant, pool_id)) is None:
+            if session.get(tables.Pool, (PUBLIC_TENANT, pool_id)) is not None:
+                return [PUBLIC_TENANT]
+            self.existing(session, tables.Pool, "pool", pool_id)
+        return ["", self.tenant]
+
 
 def _decision_of(row: tables.Decision, with_features: bool) -> Decision:
-    kept = row.model_dump(exclude={"tenant", "generation", "vector", "terms"})
+    kept = row.model_dump(exclude={"tenant", "pool_tenant", "generation", "vector", "terms"})
+    whose = row.pool_tenant or row.tenant
     return Decision(
         **kept,
-        generation=encode_generation(row.generation, row.tenant),
+        pool_tenant=whose,
+        generation=encode_generation(row.generation, whose),
         vector=row.vector if with_features else b"",
         terms=row.terms if with_features else b"",
     )

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, delete, select, tuple_
+from sqlalchemy import Engine, delete, select, tuple_, union
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError, IntegrityError
 
+from lorauter.access import PUBLIC_TENANT
 from lorauter.decisions import RecordedDecision
 from lorauter.errors import InvalidArgument, Unavailable
 from lorauter.identifiers import decode_generation
@@ -33,7 +34,10 @@ MOST_BATCHES = 10
 _TABLE = tables.Decision.metadata.tables["decision"]
 _KEY = _TABLE.primary_key.columns
 _INSERT = insert(_TABLE).on_conflict_do_nothing()
-_TENANTS = select(tables.Generation.metadata.tables["generation"].c.tenant)
+_TENANTS = union(
+    *(select(tables.Generation.metadata.tables[name].c.tenant) for name in ("generation", "api_key"))
+)
+"""Who has written something, and who may only route in public pools."""
 
 
 def _now() -> datetime:
@@ -115,6 +119,9 @@ class DecisionKeeper:
 
 
 def _row(tenant: str, decision: RecordedDecision) -> dict[str, Any]:
+    """Raises InvalidArgument (BAD_DECISION_ENTRY, FOREIGN_GENERATION)."""
+    if decision.pool_tenant not in (tenant, PUBLIC_TENANT):
+        raise InvalidArgument("BAD_DECISION_ENTRY", "it was made in another tenant's pool")
     plain = decision.model_dump(exclude={"time_ms", "generation"})
     features = {name: getattr(decision, name) for name in ("vector", "terms", "text")}
     return {
@@ -122,7 +129,7 @@ def _row(tenant: str, decision: RecordedDecision) -> dict[str, Any]:
         **plain,
         **features,
         "time": datetime.fromtimestamp(decision.time_ms / 1000, UTC),
-        "generation": decode_generation(decision.generation, tenant),
+        "generation": decode_generation(decision.generation, decision.pool_tenant, "generation"),
     }
 
 

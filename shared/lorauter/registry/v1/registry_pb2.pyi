@@ -3026,6 +3026,7 @@ class Decision(_message.Message):
     VECTOR_FIELD_NUMBER: _builtins.int
     TERMS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    POOL_TENANT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The decision's id, as the router answered it."""
     pool: _builtins.str
@@ -3063,6 +3064,10 @@ class Decision(_message.Message):
     """
     text: _builtins.str
     """The routed text, at most 32 KiB of it. Empty unless routers record texts."""
+    pool_tenant: _builtins.str
+    """The tenant whose pool it is: the caller's, or `public`. `generation` is of that
+    tenant.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was made, on the router's clock."""
@@ -3102,10 +3107,11 @@ class Decision(_message.Message):
         vector: _builtins.bytes = ...,
         terms: _builtins.bytes = ...,
         text: _builtins.str = ...,
+        pool_tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "adapters", b"adapters", "best_adapter", b"best_adapter", "best_version", b"best_version", "encoder_digest", b"encoder_digest", "expected_utility", b"expected_utility", "generation", b"generation", "id", b"id", "options", b"options", "pool", b"pool", "profile_digest", b"profile_digest", "stale", b"stale", "strategy", b"strategy", "tasks", b"tasks", "terms", b"terms", "text", b"text", "text_digest", b"text_digest", "time", b"time", "typicality", b"typicality", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "adapters", b"adapters", "best_adapter", b"best_adapter", "best_version", b"best_version", "encoder_digest", b"encoder_digest", "expected_utility", b"expected_utility", "generation", b"generation", "id", b"id", "options", b"options", "pool", b"pool", "pool_tenant", b"pool_tenant", "profile_digest", b"profile_digest", "stale", b"stale", "strategy", b"strategy", "tasks", b"tasks", "terms", b"terms", "text", b"text", "text_digest", b"text_digest", "time", b"time", "typicality", b"typicality", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
