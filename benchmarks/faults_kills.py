@@ -80,7 +80,7 @@ def site(
     with Suite(folder, options) as suite:
         found = suite.addresses
         engine = create_engine(found.database_url)
-        with Client(registry=found.registry_grpc, router=found.router_grpc, timeout_seconds=10) as client:
+        with found.client(timeout_seconds=10) as client:
             judge = Judge(client, engine, found.index_http, encoder, POOL)
             made = Site(suite, client, engine, judge, Files(Path(found.incoming)))
             create_pools(client, made.files, made.ledger)

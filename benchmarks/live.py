@@ -64,7 +64,7 @@ def live(recipe: NoisyRecipe, cache: Path, progress: Progress) -> dict[str, Any]
         options = SuiteOptions(services=SERVICES, adapter_roots=(POOL, root / "pool"))
         with (
             Suite(root / "data", options, lambda _: None) as suite,
-            Client(registry=suite.addresses.registry_grpc) as client,
+            suite.addresses.client() as client,
         ):
             _create_pool(client)
             *folders, last = sorted((root / "pool" / "adapters").iterdir(), key=_order)

@@ -18,7 +18,6 @@ import httpx
 
 from benchmarks.traces_figure import draw
 from benchmarks.traces_receiver import ReceivedSpan, TraceReceiver
-from lorauter import Client
 from lorauter_suite.seeding import VALIDATION_EXAMPLES, DemoTask, demo_tasks, seed
 from lorauter_suite.suite import Addresses, Suite, SuiteOptions
 from lorauter_suite.walkthrough import follow_matching
@@ -74,9 +73,7 @@ def main() -> int:
 
 def prepared(addresses: Addresses) -> None:
     """Registers the demo pool and returns once it is matched."""
-    with Client(
-        registry=addresses.registry_grpc, router=addresses.router_grpc, gateway=addresses.gateway_grpc
-    ) as client:
+    with addresses.client() as client:
         seed(client, addresses.engine_http, lambda _: None)
         for _ in follow_matching(client):
             pass
@@ -104,7 +101,7 @@ def generation(
     answer = httpx.post(
         f"{addresses.gateway_http}/v1/completions",
         json=body,
-        headers={**place, **(headers or {})},
+        headers={**addresses.headers, **place, **(headers or {})},
         timeout=60,
     )
     answer.raise_for_status()
@@ -120,7 +117,7 @@ def registration(
     answer = httpx.put(
         f"{addresses.registry_http}/v1/tasks/{task.id}/validation-set",
         content="\n".join(json.dumps(example) for example in examples),
-        headers={"content-type": "application/x-ndjson", **place, **(headers or {})},
+        headers={"content-type": "application/x-ndjson", **addresses.headers, **place, **(headers or {})},
         timeout=60,
     )
     answer.raise_for_status()

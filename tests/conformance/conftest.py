@@ -161,10 +161,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with ExitStack() as stack:
         suite = stack.enter_context(Suite(tmp_path_factory.mktemp("suite"), options))
         found = suite.addresses
-        client = stack.enter_context(Client(registry=found.registry_grpc, router=found.router_grpc))
+        client = stack.enter_context(found.client())
         _register(client, base, found.engine_http)
         engine, gateway = (
-            stack.enter_context(httpx.Client(base_url=url, timeout=60, trust_env=False))
+            stack.enter_context(
+                httpx.Client(base_url=url, headers=found.headers, timeout=60, trust_env=False)
+            )
             for url in (found.engine_http, found.gateway_http)
         )
         until(lambda: gateway.post("/generate", json={"inputs": "hi"}).is_success)

@@ -38,9 +38,7 @@ def client(addresses: Addresses) -> Iterator[Client]:
 
 def connect(addresses: Addresses) -> Client:
     """Returns a client of a suite."""
-    return Client(
-        registry=addresses.registry_grpc, router=addresses.router_grpc, gateway=addresses.gateway_grpc
-    )
+    return addresses.client()
 
 
 class Command:
@@ -55,6 +53,7 @@ class Command:
             "LORAUTER_ROUTER_ADDRESS": addresses.router_grpc,
             "LORAUTER_GATEWAY_ADDRESS": addresses.gateway_grpc,
             "LORAUTER_REGISTRY_URL": addresses.registry_http,
+            "LORAUTER_API_KEY": addresses.api_key,
         }
 
     def __call__(

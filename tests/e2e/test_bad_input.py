@@ -51,14 +51,14 @@ def assert_problem(answer: httpx.Response, status: int) -> dict[str, object]:
     "route", ["/v1/pools", "/v1/tasks", "/v1/adapters", "/v1/backends", "/v1/affinities"]
 )
 def test_registry_answers_400_when_json_is_malformed(addresses: Addresses, route: str) -> None:
-    headers = {"content-type": "application/json"}
+    headers = {"content-type": "application/json", **addresses.headers}
     answer = httpx.post(f"{addresses.registry_http}{route}", content=b'{"id": ', headers=headers)
     assert_problem(answer, 400)
 
 
 @pytest.mark.parametrize("route", ["/v1/pools", "/v1/tasks", "/v1/adapters", "/v1/backends"])
 def test_registry_names_the_field_when_one_is_missing(addresses: Addresses, route: str) -> None:
-    answer = httpx.post(f"{addresses.registry_http}{route}", json={})
+    answer = httpx.post(f"{addresses.registry_http}{route}", json={}, headers=addresses.headers)
     assert_problem(answer, 400)
 
 
@@ -66,12 +66,13 @@ def test_registry_names_the_field_when_one_is_missing(addresses: Addresses, rout
     "route", ["/v1/pools/nil", "/v1/tasks/nil", "/v1/adapters/nil", "/v1/operations/nil"]
 )
 def test_registry_answers_404_when_the_id_is_unknown(addresses: Addresses, route: str) -> None:
-    assert_problem(httpx.get(f"{addresses.registry_http}{route}"), 404)
+    assert_problem(httpx.get(f"{addresses.registry_http}{route}", headers=addresses.headers), 404)
 
 
 def test_registry_answers_413_when_a_body_has_50_mb(addresses: Addresses) -> None:
     body = json.dumps({"id": "x", "pool": POOL_ID, "description": "y" * 50 * MEGABYTE})
-    assert_problem(httpx.post(f"{addresses.registry_http}/v1/tasks", content=body), 413)
+    url = f"{addresses.registry_http}/v1/tasks"
+    assert_problem(httpx.post(url, content=body, headers=addresses.headers), 413)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_registry_answers_413_when_a_body_has_50_mb(addresses: Addresses) -> Non
 )
 def test_gateway_answers_413_when_a_body_has_50_mb(addresses: Addresses, route: str) -> None:
     body = json.dumps({"inputs": "y" * 50 * MEGABYTE})
-    answer = httpx.post(f"{addresses.gateway_http}{route}", content=body)
+    answer = httpx.post(f"{addresses.gateway_http}{route}", content=body, headers=addresses.headers)
     assert answer.status_code == 413
     assert "error" in answer.json()
 
@@ -89,7 +90,7 @@ def test_gateway_answers_413_when_a_body_has_50_mb(addresses: Addresses, route: 
 def test_gateway_answers_4xx_in_the_dialect_of_the_route(
     addresses: Addresses, route: str, body: bytes
 ) -> None:
-    headers = {"content-type": "application/json"}
+    headers = {"content-type": "application/json", **addresses.headers}
     answer = httpx.post(f"{addresses.gateway_http}{route}", content=body, headers=headers)
     assert 400 <= answer.status_code < 500, answer.text
     assert "error" in answer.json()
@@ -100,7 +101,8 @@ def test_validation_set_is_left_alone_when_an_input_is_empty(client: Client, add
     task = next(iter(client.registry.list_tasks(pool=POOL_ID)))
     lines = [{"input": "fine", "target": "fine"}, {"input": "  ", "target": "x"}]
     url = f"{addresses.registry_http}/v1/tasks/{task.id}/validation-set"
-    problem = assert_problem(httpx.put(url, content="\n".join(map(json.dumps, lines))), 400)
+    content = "\n".join(map(json.dumps, lines))
+    problem = assert_problem(httpx.put(url, content=content, headers=addresses.headers), 400)
     assert "2" in str(problem["detail"])
     with pytest.raises(LorauterError) as caught:
         client.registry.put_validation_set(task.id, [pb.ValidationExample(**line) for line in lines])

@@ -49,7 +49,9 @@ def test_closed_connection_stops_the_engine(addresses: Addresses, query: Query, 
     callers = 6
     for _ in range(callers):
         try:
-            with httpx.stream("POST", addresses.gateway_http + route, json=body, timeout=0.05) as answer:
+            with httpx.stream(
+                "POST", addresses.gateway_http + route, json=body, headers=addresses.headers, timeout=0.05
+            ) as answer:
                 next(answer.iter_lines())
         except httpx.ReadTimeout:
             continue
@@ -74,7 +76,9 @@ def test_transports_answer_alike(addresses: Addresses, client: Client, query: Qu
     assert pieces[-1].usage == answer.usage
     parameters = {"max_new_tokens": query.max_new_tokens}
     tgi = httpx.post(
-        f"{addresses.gateway_http}/generate", json={"inputs": query.text, "parameters": parameters}
+        f"{addresses.gateway_http}/generate",
+        json={"inputs": query.text, "parameters": parameters},
+        headers=addresses.headers,
     )
     assert tgi.json()["generated_text"] == answer.text
     assert int(tgi.headers["x-prompt-tokens"]) == answer.usage.prompt_tokens
@@ -105,7 +109,9 @@ def test_excluded_adapters_take_no_part(client: Client, query: Query) -> None:
 def test_decision_over_http_is_the_routers(addresses: Addresses, client: Client, query: Query) -> None:
     over_grpc = client.route(query.text, explain=True)
     body = httpx.post(
-        f"{addresses.gateway_http}/v1/route", json={"query": query.text, "explain": True}
+        f"{addresses.gateway_http}/v1/route",
+        json={"query": query.text, "explain": True},
+        headers=addresses.headers,
     ).json()
     assert [a["adapter_id"] for a in body["adapters"]] == [a.adapter_id for a in over_grpc.adapters]
     assert body["explanation"]["routed_text"] == over_grpc.explanation.routed_text
@@ -116,10 +122,14 @@ def test_too_long_prompt_is_typed_everywhere(addresses: Addresses, client: Clien
     with pytest.raises(InvalidArgument) as caught:
         client.generate(prompt)
     assert caught.value.reason == "PROMPT_TOO_LONG"
-    openai = httpx.post(f"{addresses.gateway_http}/v1/completions", json={"model": "auto", "prompt": prompt})
+    openai = httpx.post(
+        f"{addresses.gateway_http}/v1/completions",
+        json={"model": "auto", "prompt": prompt},
+        headers=addresses.headers,
+    )
     assert openai.status_code == 400
     assert openai.json()["error"]["code"] == "context_length_exceeded"
-    tgi = httpx.post(f"{addresses.gateway_http}/generate", json={"inputs": prompt})
+    tgi = httpx.post(f"{addresses.gateway_http}/generate", json={"inputs": prompt}, headers=addresses.headers)
     assert (tgi.status_code, tgi.json()["error_type"]) == (422, "validation")
 
 
@@ -133,7 +143,7 @@ def test_unknown_names_are_typed_and_never_the_base(client: Client, query: Query
 
 
 def test_info_tells_the_engines_limits(addresses: Addresses) -> None:
-    info = httpx.get(f"{addresses.gateway_http}/info").json()
+    info = httpx.get(f"{addresses.gateway_http}/info", headers=addresses.headers).json()
     engine = httpx.get(f"{addresses.engine_http}/info").json()
     for key in ("model_id", "max_input_tokens", "max_total_tokens"):
         assert info[key] == engine[key]

@@ -65,10 +65,12 @@ def assert_decided(answer: pb.RouteResponse) -> None:
     assert weights == pytest.approx(1 if answer.action == pb.ROUTE_ACTION_ADAPTERS else 0)
 
 
-def posted(url: str, body: object) -> httpx.Response:
+def posted(addresses: Addresses, route: str, body: object) -> httpx.Response:
     """Posts JSON that is as short as it can be."""
     content = json.dumps(body, ensure_ascii=False).encode()
-    return httpx.post(url, content=content, headers={"content-type": "application/json"}, timeout=TIMEOUT)
+    headers = {"content-type": "application/json", **addresses.headers}
+    url = f"{addresses.gateway_http}{route}"
+    return httpx.post(url, content=content, headers=headers, timeout=TIMEOUT)
 
 
 @pytest.mark.parametrize("name", DECIDED)
@@ -79,7 +81,7 @@ def test_text_is_decided_on_alike_over_grpc_and_http_when_it_is_unusual_but_vali
     assert_decided(answer)
     batch = client.router.route_batch(requests=[pb.RouteRequest(query=DECIDED[name], pool=POOL_ID)] * 2)
     assert [list(each.tasks) for each in batch.responses] == [list(answer.tasks)] * 2
-    over_http = posted(f"{addresses.gateway_http}/v1/route", {"query": DECIDED[name], "pool": POOL_ID})
+    over_http = posted(addresses, "/v1/route", {"query": DECIDED[name], "pool": POOL_ID})
     assert over_http.status_code == 200, over_http.text[:200]
     assert [t["task_id"] for t in over_http.json()["tasks"]] == [t.task_id for t in answer.tasks]
 
@@ -98,7 +100,7 @@ def test_text_is_refused_with_reason_and_field_when_it_cannot_be_routed(
             call()
         assert (caught.value.reason, caught.value.metadata["field"]) == (reason, "query")
     assert caught.value.metadata["request"] == "1"
-    problem = posted(f"{addresses.gateway_http}/v1/route", {"query": text, "pool": POOL_ID})
+    problem = posted(addresses, "/v1/route", {"query": text, "pool": POOL_ID})
     assert (problem.status_code, problem.json()["reason"]) == (400, reason)
 
 
@@ -108,7 +110,7 @@ def test_generation_answers_or_refuses_in_its_dialect_when_the_prompt_hurts(
     addresses: Addresses, route: str, name: str
 ) -> None:
     text = DECIDED.get(name) or REFUSED[name][0]
-    answer = posted(addresses.gateway_http + route, DIALECTS[route](text))
+    answer = posted(addresses, route, DIALECTS[route](text))
     if name in DECIDED and len(text) < 512:  # what the demo's base can read
         assert answer.status_code == 200, answer.text[:300]
         assert answer.headers["x-lorauter-decision"] != "none"
@@ -138,7 +140,7 @@ def test_first_user_turn_is_routed_when_there_are_100_000_messages(
     messages = [{"role": role, "content": text} for role, text in [*first, *[("assistant", "x")] * 99_998]]
     expected = client.route(first[1][1], pool=POOL_ID)
     assert list(client.route(messages, pool=POOL_ID).tasks) == list(expected.tasks)
-    answer = posted(f"{addresses.gateway_http}/v1/route", {"messages": messages[:40_000], "pool": POOL_ID})
+    answer = posted(addresses, "/v1/route", {"messages": messages[:40_000], "pool": POOL_ID})
     assert answer.json()["tasks"][0]["task_id"] == expected.tasks[0].task_id
 
 

@@ -63,7 +63,7 @@ def kill(suite: Suite, name: str) -> None:
 @pytest.mark.timeout(300)
 def test_all_tasks_arrive_once_when_every_process_is_killed(suite: Suite) -> None:
     found = suite.addresses
-    with Client(registry=found.registry_grpc, router=found.router_grpc) as client:
+    with found.client() as client:
         client = client.with_timeout(10)
         insist(
             lambda: client.registry.create_pool(id="kills", base_model="none", request_id=str(uuid.uuid4()))

@@ -64,10 +64,11 @@ def test_new_task_is_embedded_and_matched_when_registered_through_rest(
 ) -> None:
     demo = next(demo_tasks())
     body = {"id": "one-more", "pool": POOL_ID, "metric": "exact_match"}
-    assert httpx.post(f"{addresses.registry_http}/v1/tasks", json=body).is_success
+    assert httpx.post(f"{addresses.registry_http}/v1/tasks", json=body, headers=addresses.headers).is_success
     lines = (demo.directory / "test.jsonl").read_bytes().splitlines()[:20]
     url = f"{addresses.registry_http}/v1/tasks/one-more/validation-set"
-    put = httpx.put(url, content=b"\n".join(lines), headers={"content-type": "application/jsonl"})
+    headers = {"content-type": "application/jsonl", **addresses.headers}
+    put = httpx.put(url, content=b"\n".join(lines), headers=headers)
     assert put.is_success, put.text
     generation = put.json()["generation"]
     eventually(lambda: client.registry.get_task(id="one-more").state >= pb.TASK_STATE_EMBEDDED)
@@ -86,6 +87,7 @@ def test_readme_snippet_runs(addresses: Addresses) -> None:
         "LORAUTER_REGISTRY_ADDRESS": addresses.registry_grpc,
         "LORAUTER_ROUTER_ADDRESS": addresses.router_grpc,
         "LORAUTER_GATEWAY_ADDRESS": addresses.gateway_grpc,
+        "LORAUTER_API_KEY": addresses.api_key,
     }
     assert snippets
     for snippet in snippets:

@@ -30,9 +30,7 @@ def client(tmp_path: Path, blended: Callable[[Path, dict[str, float]], Path]) ->
     """A client of a suite of its own with one task and two adapters, matched."""
     with Suite(tmp_path) as suite:
         found = suite.addresses
-        with Client(
-            registry=found.registry_grpc, router=found.router_grpc, gateway=found.gateway_grpc
-        ) as connected:
+        with found.client() as connected:
             connected.registry.create_pool(
                 id=POOL_ID, base_model="lorauter/demo-base", base_path=str(POOL_DIRECTORY / "base")
             )

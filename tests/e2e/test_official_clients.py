@@ -26,14 +26,14 @@ def query() -> Query:
 @pytest.fixture
 def openai(addresses: Addresses) -> OpenAI:
     """The official client, against the gateway."""
-    return OpenAI(base_url=f"{addresses.gateway_http}/v1", api_key="none", max_retries=0)
+    return OpenAI(base_url=f"{addresses.gateway_http}/v1", api_key=addresses.api_key, max_retries=0)
 
 
 @pytest.fixture
 def tgi(addresses: Addresses, monkeypatch: pytest.MonkeyPatch) -> InferenceClient:
     """The current client of text-generation-inference, against the gateway."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # offline, it calls no URL at all
-    return InferenceClient(model=addresses.gateway_http, timeout=30)
+    return InferenceClient(model=addresses.gateway_http, token=addresses.api_key, timeout=30)
 
 
 @pytest.fixture(params=["engine", "gateway"])
@@ -43,7 +43,7 @@ def hub(
     """The same client, against the engine and against the gateway."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     urls = {"engine": addresses.engine_http, "gateway": addresses.gateway_http}
-    return InferenceClient(model=urls[request.param], timeout=30)
+    return InferenceClient(model=urls[request.param], token=addresses.api_key, timeout=30)
 
 
 def test_openai_chat_is_routed_when_the_model_is_auto(openai: OpenAI, query: Query) -> None:

@@ -27,7 +27,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def routed(addresses: Addresses) -> list[str]:
     """The ids of decisions that are stored: two test queries of each demo task."""
-    with Client(registry=addresses.registry_grpc, router=addresses.router_grpc) as client:
+    with addresses.client() as client:
         queries = [row["input"] for task in demo_tasks() for row in task.examples("test")[:2]]
         ids = [client.route(query, pool=POOL_ID).decision_id for query in queries]
         for one in ids:
@@ -60,7 +60,8 @@ def test_decision_is_found_again_after_it_was_made(client: Client, addresses: Ad
     listed = next(client.registry.list_decisions(pool=POOL_ID, page_size=5, with_features=True))
     assert listed.time.ToMilliseconds() >= kept.time.ToMilliseconds()
     url = f"{addresses.registry_http}/v1/decisions/{kept.id}"
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    asked = urllib.request.Request(url, headers=addresses.headers)
+    with urllib.request.urlopen(asked, timeout=5) as answer:
         assert json.load(answer)["best_adapter"] == kept.best_adapter
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lorauter import AsyncClient, Client
+from lorauter import AsyncClient
 from lorauter.client.options import NO_RETRY
 from lorauter.encoder import Encoder
 from lorauter.identifiers import encode_generation
@@ -25,7 +25,7 @@ from lorauter.routing import Decision, compile_pool, decide
 from lorauter.routing.model import Snapshot
 from lorauter.routing.strategies.strategy import Query
 from lorauter_suite.seeding import POOL_DIRECTORY, POOL_ID, seed_adapter
-from lorauter_suite.suite import Suite, SuiteOptions
+from lorauter_suite.suite import Addresses, Suite, SuiteOptions
 
 CLIENTS = 32
 OUTAGE_CLIENTS = 12
@@ -60,7 +60,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     """Registry, index worker and router, warm, with four adapters and no backend: nothing is matched."""
     options = SuiteOptions(services=("registry", "worker-index", "router"))
     with Suite(tmp_path_factory.mktemp("suite"), options) as started:
-        with Client(registry=started.addresses.registry_grpc) as client:
+        with started.addresses.client() as client:
             client.registry.create_pool(
                 id=POOL_ID, base_model="lorauter/demo-base", base_path=str(POOL_DIRECTORY / "base")
             )
@@ -85,7 +85,7 @@ def questions(noun: str) -> list[str]:
 class Load:
     """Clients that ask without a pause until the block ends; whatever fails is raised there."""
 
-    router: str
+    suite: Addresses
     texts: list[str]
     newest: str = ""
     """The generation that the last registry call returned."""
@@ -105,7 +105,7 @@ class Load:
 
     async def _ask(self, number: int) -> None:
         texts = itertools.islice(itertools.cycle(self.texts), 5 * number, None)
-        async with AsyncClient(router=self.router, retry=NO_RETRY) as client:
+        async with self.suite.aio_client(retry=NO_RETRY) as client:
             while not self.is_over:
                 wanted = self.newest if number % 4 < 2 else ""
                 if number % 2:
@@ -229,10 +229,8 @@ async def test_every_answer_is_of_one_generation_when_tasks_come_change_and_go(
     suite: Suite, encoder: Encoder
 ) -> None:
     texts = [questions(noun)[0] for pair in zip(FIRST, THEN, strict=True) for noun in pair] + NO_TASKS
-    load = Load(suite.addresses.router_grpc, texts)
-    async with AsyncClient(
-        registry=suite.addresses.registry_grpc, router=suite.addresses.router_grpc, retry=NO_RETRY
-    ) as client:
+    load = Load(suite.addresses, texts)
+    async with suite.addresses.aio_client(retry=NO_RETRY) as client:
         writer = Writer(suite, client, load)
         await writer.register(0)
         before = set(writer.snapshots)
@@ -283,11 +281,9 @@ async def _other_pid(suite: Suite, pid: int) -> int:
 async def test_answers_are_stale_and_then_fresh_within_5_s_when_the_index_is_away(
     suite: Suite, way: signal.Signals
 ) -> None:
-    load = Load(suite.addresses.router_grpc, [questions(noun)[1] for noun in FIRST])
+    load = Load(suite.addresses, [questions(noun)[1] for noun in FIRST])
     task = f"away-{way.name.lower()}"
-    async with AsyncClient(
-        registry=suite.addresses.registry_grpc, router=suite.addresses.router_grpc, retry=NO_RETRY
-    ) as client:
+    async with suite.addresses.aio_client(retry=NO_RETRY) as client:
 
         async def put(noun: str) -> str:
             examples = [(text, "answer") for text in questions(noun)]

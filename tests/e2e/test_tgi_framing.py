@@ -15,7 +15,7 @@ from lorauter_suite.suite import Addresses
 def http(addresses: Addresses, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
     """A plain client of the engine and of the gateway."""
     url = addresses.engine_http if request.param == "engine" else addresses.gateway_http
-    with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=url, headers=addresses.headers, timeout=30, trust_env=False) as client:
         yield client
 
 

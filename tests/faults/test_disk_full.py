@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults_changes import POOL
-from lorauter.client import Client
 from lorauter.client.options import NO_RETRY
 from lorauter.errors import NotFound, Unavailable
 
@@ -35,7 +34,7 @@ def test_an_adapter_is_refused_whole_and_taken_later_when_the_disk_was_full(brok
     path = str(here.files.adapter(name))
     store = Path(here.suite.data_dir / "adapters")
     before = stored(store)
-    with Client(registry=here.suite.addresses.registry_grpc, retry=NO_RETRY) as client:
+    with here.suite.addresses.client(retry=NO_RETRY) as client:
         with full_disk(broken.pid("registry")):
             with pytest.raises(Unavailable) as caught:
                 client.registry.register_adapter(id=name, pool=POOL, path=path, request_id=name)
