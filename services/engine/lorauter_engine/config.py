@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from lorauter.settings import BackendKey, ServiceSettings
 
@@ -71,6 +72,15 @@ class Settings(ServiceSettings):
         SecretStr(""),
         description="Demanded of callers as `authorization: Bearer`, but for probes and metrics.",
     )
+
+    @model_validator(mode="after")
+    def _rows_are_left_for_bulk(self) -> Self:
+        if self.reserved_rows >= self.max_rows and "reserved_rows" in self.model_fields_set:
+            raise ValueError(
+                f"LORAUTER_RESERVED_ROWS is {self.reserved_rows}: give less than LORAUTER_MAX_ROWS, which is "
+                f"{self.max_rows}, or bulk generation never begins"
+            )
+        return self
 
     @property
     def served_name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -41,12 +42,12 @@ class Settings(DatabaseSettings, AccessSettings):
         description="A whole key, `lra_<id>_<secret>`, that is accepted with all scopes for all tenants, to "
         "make others with. It is stored, as a digest, unless it is there.",
     )
-    audit_days: int = Field(
     gateway_key: ApiKeySecret = Field(
         SecretStr(""),
         description="A whole key that gateways have as their `LORAUTER_API_KEY`: it is accepted with scopes "
         "`read` and `invoke` for all tenants, and stored like the bootstrap key.",
     )
+    audit_days: int = Field(
         400, ge=1, le=36_500, description="How long it is known who changed what; older entries go."
     )
     adapter_store: Path = Field(description="Folder of the content-addressed adapter store; created.")
@@ -93,6 +94,13 @@ class Settings(DatabaseSettings, AccessSettings):
     hub_download_seconds: float = Field(
         DOWNLOAD_SECONDS, ge=1, le=86_400, description="How long one file of the hub may take."
     )
+
+    @field_validator("hub_endpoint")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if value and not re.match(r"https?://[^/]", value):
+            raise ValueError("must begin with https:// or http:// and name a host")
+        return value
 
     @field_validator("hub_hosts", mode="before")
     @classmethod

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from lorauter import tracing
-from lorauter.errors import FailedPrecondition, LorauterError, Unavailable
 from lorauter.access import Scope
+from lorauter.errors import FailedPrecondition, LorauterError, Unavailable
 from lorauter.lora.check import Limits
 from lorauter.lora.store import AdapterStore
 from lorauter.server.access import Gate, open_gate
@@ -97,7 +98,7 @@ def assembled(settings: Settings) -> Iterator[Assembly]:
             settings.hub_hosts,
             settings.hub_download_seconds,
         ),
-        store=AdapterStore(settings.adapter_store),
+        store=_prepared(settings.adapter_store),
         limits=Limits(max_rank=settings.max_adapter_rank, max_bytes=settings.max_adapter_bytes),
         max_pins=timedelta(days=settings.max_pins_days),
         audit_kept=timedelta(days=settings.audit_days),
@@ -115,6 +116,12 @@ def assembled(settings: Settings) -> Iterator[Assembly]:
         calls.close()
         wakeups.close()
         engine.dispose()
+
+
+def _prepared(folder: Path) -> AdapterStore:
+    store = AdapterStore(folder)
+    store.prepare()
+    return store
 
 
 @contextmanager

@@ -65,6 +65,8 @@ def run(settings: Settings) -> int:
     _configure_logs(settings)
     _log.info("worker.starting", **settings.redacted())
     refuse_other_schema(str(settings.database_url))
+    if "index" in settings.queues and settings.adapter_store is not None:
+        AdapterStore(settings.adapter_store).prepare()
     app = create_app(str(settings.redis_url), settings.drain_seconds)
     register_tasks(app, lambda: build_child(settings, app))
     if "index" in settings.queues:

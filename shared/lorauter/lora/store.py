@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from lorauter.errors import NotFound, UnprocessableRequest
+from lorauter.errors import FailedPrecondition, NotFound, UnprocessableRequest
 from lorauter.identifiers import backend_name
 from lorauter.lora.check import (
     CONFIG_FILE,
@@ -52,6 +52,21 @@ class AdapterStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def prepare(self) -> None:
+        """Creates the store and proves that it can be written, for services that put adapters in.
+
+        Raises FailedPrecondition (ADAPTER_STORE_UNUSABLE).
+        """
+        try:
+            with Staging(self.root):
+                pass
+        except OSError as error:
+            raise FailedPrecondition(
+                "ADAPTER_STORE_UNUSABLE",
+                f"LORAUTER_ADAPTER_STORE: {self.root} cannot be written ({error.strerror}): name a folder "
+                "that this service may create or write",
+            ) from None
 
     def put(self, directory: Path) -> str:
         """Copies an adapter's two files in and returns its digest; storing it again is a no-op.

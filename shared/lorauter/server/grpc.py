@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -59,13 +60,24 @@ class GrpcServer:
         self._names.append(service.full_name)
 
     async def start(self, host: str, port: int, tls: ServerTls | None = None) -> int:
-        """Listens; returns the port. Health is NOT_SERVING until set_serving(True)."""
+        """Listens; returns the port. Health is NOT_SERVING until set_serving(True).
+
+        Exits with status 2 and a message where it cannot listen.
+        """
         reflection.enable_server_reflection(self._names, self.server)
         address = f"{host}:{port}"
-        if tls is None:
-            bound = self.server.add_insecure_port(address)
-        else:
-            bound = self.server.add_secure_port(address, tls.credentials())
+        try:
+            if tls is None:
+                bound = self.server.add_insecure_port(address)
+            else:
+                bound = self.server.add_secure_port(address, tls.credentials())
+        except RuntimeError:
+            print(
+                f"LORAUTER_GRPC_PORT: cannot listen on {address}: the port is taken, or LORAUTER_HOST is not "
+                "an address of this machine",
+                file=sys.stderr,
+            )
+            raise SystemExit(2) from None
         await self.set_serving(False)
         await self.server.start()
         return bound

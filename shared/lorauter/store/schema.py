@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ from lorauter.store.session import create_engine, translated_errors
 
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"
 _LOOK_SECONDS = 0.5
+_REFUSAL = re.compile(r"FATAL: +(password authentication failed.*|(?:role|database) .* does not exist)")
+"""PostgreSQL's words, which drivers hand on without a code; in another language it counts as away."""
 
 
 def revisions() -> list[str]:
@@ -41,13 +44,17 @@ def check_schema(engine: Engine) -> None:
 def refuse_other_schema(url: str) -> None:
     """Ends a process that starts, with status 2 and a message, if check_schema() refuses its database.
 
-    A PostgreSQL that is away refuses nothing. No connection is left, so that the process may fork.
+    So it does where PostgreSQL knows no such user, password or database. One that is away refuses nothing.
+    No connection is left, so that the process may fork.
     """
     engine = create_engine(url, pool_size=1)
     try:
         check_schema(engine)
-    except Unavailable:
-        return
+    except Unavailable as error:
+        refusal = _REFUSAL.search(str(error.__cause__))
+        if refusal is not None:
+            print(f"DATABASE_URL: {refusal[1]}: check user, password and database in it", file=sys.stderr)
+            raise SystemExit(2) from None
     except FailedPrecondition as error:
         print(f"{error.message} ({error.reason})", file=sys.stderr)
         raise SystemExit(2) from None
