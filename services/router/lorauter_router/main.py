@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from lorauter import tracing
 from lorauter.encoder import Encoder, load_encoder
+from lorauter.errors import FailedPrecondition
 from lorauter.index import QdrantIndex, SnapshotIndex
 from lorauter.router.v1 import router_pb2, router_pb2_grpc
 from lorauter.server.grpc import GrpcServer
@@ -112,7 +114,11 @@ def main() -> None:
     tracing.configure("router")
     metrics.BY_TASK.most = metrics.BY_ADAPTER.most = settings.metric_names
     _log.info("router.settings.loaded", **settings.redacted())
-    asyncio.run(run(settings))
+    try:
+        asyncio.run(run(settings))
+    except FailedPrecondition as error:
+        print(f"{error.message} ({error.reason})", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":
