@@ -65,7 +65,7 @@ def test_secrets_are_named_and_never_written(name: str) -> None:
 def test_each_service_gets_the_secrets_that_it_needs_and_no_others(name: str) -> None:
     backends = {"LORAUTER_BACKEND_KEY"} if name != LEAST else set()
     expected = {
-        "registry": {"DATABASE_URL", "REDIS_URL", "LORAUTER_BOOTSTRAP_KEY"},
+        "registry": {"DATABASE_URL", "REDIS_URL", "LORAUTER_BOOTSTRAP_KEY", "LORAUTER_GATEWAY_KEY"},
         "worker-index": {"DATABASE_URL", "REDIS_URL", "QDRANT_URL", *backends},
         "worker-matching": {"DATABASE_URL", "REDIS_URL", "QDRANT_URL", *backends},
         "router": {"REDIS_URL", "QDRANT_URL"},
@@ -88,6 +88,7 @@ def test_keys_are_asked_for_unless_access_is_open() -> None:
     assert registry["LORAUTER_BOOTSTRAP_KEY"] == secret("lorauter-bootstrap", "LORAUTER_BOOTSTRAP_KEY")
     gateway = environment(rendered(LEAST), "gateway")
     assert gateway["LORAUTER_API_KEY"] == secret("lorauter-gateway", "LORAUTER_API_KEY")
+    assert registry["LORAUTER_GATEWAY_KEY"] == gateway["LORAUTER_API_KEY"]
 
 
 def test_open_access_needs_no_keys() -> None:
@@ -100,7 +101,7 @@ def test_open_access_needs_no_keys() -> None:
     for component in ("registry", "router", "gateway"):
         given = environment(objects, component)
         assert given["LORAUTER_ACCESS"] == "open"
-        assert not {"LORAUTER_BOOTSTRAP_KEY", "LORAUTER_API_KEY", "LORAUTER_REGISTRY_ADDRESS"} & set(given)
+        assert not {"LORAUTER_BOOTSTRAP_KEY", "LORAUTER_GATEWAY_KEY", "LORAUTER_API_KEY", "LORAUTER_REGISTRY_ADDRESS"} & set(given)
 
 
 def test_addresses_are_those_of_services_and_ports_in_the_release() -> None:

@@ -81,6 +81,11 @@ def test_a_server_outside_must_be_named_to_the_policies(path: str) -> None:
             [("gatewayApi.hostnames", []), ("gatewayApi.grpcHostnames", [])],
             "gatewayApi.enabled is true without a name: give hostnames for HTTP",
         ),
+        (
+            MANY_GPUS,
+            [("gatewayApi.grpcHostnames", ["llm.example.com"])],
+            "gatewayApi.hostnames and grpcHostnames both have llm.example.com",
+        ),
         (MANY_GPUS, [("gatewayApi.parentRefs", [])], "gatewayApi.parentRefs is empty"),
         (MANY_GPUS, [("monitoring.peers", [])], "monitoring.peers is empty, but serviceMonitor is enabled"),
         (MANY_GPUS, [("traces.peers", [])], "traces.peers is empty: say where it is"),

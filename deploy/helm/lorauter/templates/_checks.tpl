@@ -32,6 +32,11 @@
 {{- if and $v.gatewayApi.enabled (not $v.gatewayApi.hostnames) (not $v.gatewayApi.grpcHostnames) -}}
 {{- fail "gatewayApi.enabled is true without a name: give hostnames for HTTP, grpcHostnames for gRPC, or both" -}}
 {{- end -}}
+{{- range $v.gatewayApi.hostnames -}}
+{{- if has . $v.gatewayApi.grpcHostnames -}}
+{{- fail (printf "gatewayApi.hostnames and grpcHostnames both have %s, but a Gateway takes one kind of route for a name: give gRPC another" .) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $v.gatewayApi.enabled (not $v.gatewayApi.parentRefs) -}}
 {{- fail "gatewayApi.parentRefs is empty: name the Gateways that carry the routes" -}}
 {{- end -}}

@@ -78,6 +78,11 @@ holds: what the Secret is to hold, for the error.
 {{- end -}}
 {{- end -}}
 
+{{/* The gateways' own key, which the registry is told, too. Takes (dict "root" $ "variable" name). */}}
+{{- define "lorauter.gatewayKey" -}}
+{{- include "lorauter.secret" (dict "variable" .variable "secret" .root.Values.access.gatewayKey "setting" "access.gatewayKey" "holds" "the key that gateways show routers and registry") -}}
+{{- end -}}
+
 {{/* Variables by which registry, router and gateway tell who calls. */}}
 {{- define "lorauter.accessEnvironment" -}}
 - name: LORAUTER_ACCESS
