@@ -89,6 +89,10 @@ gateway-suite: setup ## Put the tests' requests to servers of your own: TGI_URL=
 faults: setup ## Kill, crash and swap parts of a real suite, count what is lost; LONG=1 goes on, SEED=n, JSON=path
 	@$(BIN)/python -m benchmarks.faults $(if $(LONG),--long) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))
 
+.PHONY: dashboards
+dashboards: setup ## Have a real Prometheus evaluate every panel and alert on a loaded suite; OUT=docs/images
+	@$(BIN)/python -m benchmarks.dashboards $(if $(OUT),--out $(OUT))
+
 .PHONY: traces
 traces: setup ## Draw the traces of a registration and a generation into OUT=docs/images
 	@$(BIN)/python -m benchmarks.traces $(if $(OUT),--out $(OUT))

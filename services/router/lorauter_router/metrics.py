@@ -100,6 +100,7 @@ def following(served: Collection[ServedSnapshot]) -> None:
 def decided(pool_id: str, decision: Decision) -> None:
     """Counts a decision by what it is like."""
     pool = pool_label(pool_id)
+    DECISIONS.labels(pool, decision.strategy, decision.action.value).inc()
     typicality, similarity, confidence = _of_pool(pool)
     typicality.observe(decision.typicality)
     if decision.tasks:

@@ -240,7 +240,6 @@ class RouterService:
             search = SearchKind.EXACT if made.is_exact else SearchKind.CANDIDATES
             metrics.STAGE_SECONDS.labels("decide").observe(now - at)
             metrics.STAGE_SECONDS.labels("total").observe(now - began)
-            metrics.DECISIONS.labels(each.pool.pool_id, decision.strategy, decision.action.value).inc()
             metrics.SEARCHES.labels(search.value).inc()
             metrics.decided(each.pool.pool_id, decision)
             timings = Timings(

@@ -199,7 +199,7 @@ class SnapshotWriter:
 
 
 def _calling(name: str, collection: str, points: int) -> tracing.Span:
-    attributes = {
+    attributes: tracing.Attributes = {
         "db.system.name": "qdrant",
         "db.operation.name": name,
         "db.collection.name": collection,

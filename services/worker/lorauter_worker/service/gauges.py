@@ -52,10 +52,10 @@ class Gauges:
                 self._count(connection)
 
     def _count(self, connection: Connection) -> None:
-        tasks = dict(connection.execute(_TASKS).tuples().all())
+        tasks: dict[str, int] = dict(connection.execute(_TASKS).tuples().all())
         for state in TASK_STATES:
             telemetry.TASKS.labels(state=state).set(tasks.get(state, 0))
-        adapters = dict(connection.execute(_ADAPTERS).tuples().all())
+        adapters: dict[str, int] = dict(connection.execute(_ADAPTERS).tuples().all())
         for state in ADAPTER_STATES:
             telemetry.ADAPTERS.labels(state=state).set(adapters.get(state, 0))
         under_way, done, left = connection.execute(_OPERATIONS).one()
