@@ -108,15 +108,6 @@ def access_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
-async def admitted(gate: Gate, headers: Mapping[str, str]) -> Caller:
-    """Returns who calls by access_headers().
-
-    Raises as Gate.admit, and PermissionDenied (TENANT_NOT_ALLOWED).
-    """
-    who = await gate.admit(headers.get(KEY_HEADER, ""))
-    return who.visiting(headers.get(TENANT_HEADER, ""))
-
-
 def denied(error: LorauterError, call: str, who: Caller | None = None) -> None:
     """Writes a refusal into the audit log, and counts it."""
     DENIED.labels(error.reason).inc()
@@ -182,13 +173,14 @@ class GrpcAccess(grpc.aio.ServerInterceptor):
 async def enter_as(
     gate: Gate, headers: Mapping[str, str], asked: Scope | None, call: str, public: bool = False
 ) -> Caller:
-    """Returns the caller, and makes it the one of this task; writes what is refused into the audit log.
+    """Returns the caller by access_headers(), and makes it the one of this task.
 
-    Raises as admitted() and Caller.require().
+    What is refused is written into the audit log. Raises as Gate.admit, Caller.visiting and Caller.require.
     """
     who = None
     try:
-        who = await admitted(gate, headers)
+        who = await gate.admit(headers.get(KEY_HEADER, ""))
+        who = who.visiting(headers.get(TENANT_HEADER, ""))
         who.require(asked, call, public)
     except LorauterError as error:
         denied(error, call, who)
