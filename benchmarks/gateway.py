@@ -85,7 +85,10 @@ def main(
     path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of texts and tasks.")] = 0,
 ) -> None:
-    """Times the gateway before a stub that generates nothing: all that is measured is the way there."""
+    """Times the gateway before a stub that generates nothing: all that is measured is the way there.
+
+    Callers send keys, and so does the gateway to the router; one arm is of a key with limits.
+    """
     report = measure(Sizes(), seed)
     show(report, Console())
     if path is not None:
@@ -108,7 +111,7 @@ async def _measured(sizes: Sizes, seed: int) -> Report:
     texts = make_texts(sizes.queries + round(RATE * sizes.rounds * sizes.block), seed, None).short
     known, new = texts[: sizes.queries], texts[sizes.queries :]
     with peers(seed) as others:
-        with gateway_among(*others, SETTINGS) as stack:
+        with gateway_among(others, SETTINGS) as stack:
             console.print("warming up", style="dim")
             await _warmed(stack, known)
             console.print("overhead", style="dim")
@@ -118,7 +121,7 @@ async def _measured(sizes: Sizes, seed: int) -> Report:
             console.print("streams", style="dim")
             report |= await _streams(stack, sizes, known)
             await _set(stack, slots=SLOTS, seconds=SLOT_SECONDS)
-        with gateway_among(*others, {}) as stack:
+        with gateway_among(others, {}) as stack:
             console.print("overload", style="dim")
             report["overload"] = await _overload(stack, sizes, known)
     return report
@@ -136,13 +139,14 @@ def chat(query: str, model: str = "auto", *, is_streamed: bool = False, tokens: 
 
 async def _warmed(stack: Stack, queries: Sequence[str]) -> None:
     """Routes every query once, slower than they can be encoded; opens the connections."""
-    for target in (stack.to_stub, stack.to_gateway, stack.to_proxy):
+    for target in (stack.to_stub, stack.to_gateway, stack.to_gateway_limited, stack.to_proxy):
         await target.warm(CONNECTIONS)
     routed = [chat(query) for query in queries]
     plan = [
         Planned(at, "", target, request)
         for target, requests in (
             (stack.to_gateway, [*routed, *(chat(query, ADAPTER) for query in queries[:20])]),
+            (stack.to_gateway_limited, routed[:20]),
             (stack.to_stub, routed[:20]),
             (stack.to_proxy, routed[:20]),
         )
@@ -156,6 +160,7 @@ async def _overhead(stack: Stack, sizes: Sizes, known: Sequence[str], new: Seque
     await _set(stack, token_seconds=TOKEN_SECONDS)
     arms: dict[str, tuple[Target, Iterable[bytes], float]] = {
         "routed": (stack.to_gateway, cycle([chat(query) for query in known]), 2 * sizes.block),
+        "limited_key": (stack.to_gateway_limited, cycle([chat(query) for query in known]), sizes.block),
         "pinned": (stack.to_gateway, cycle([chat(query, ADAPTER) for query in known]), sizes.block),
         "uncached": (stack.to_gateway, iter([chat(query) for query in new]), sizes.block),
         "plain_proxy": (stack.to_proxy, cycle([chat(query) for query in known]), sizes.block),
@@ -183,7 +188,7 @@ def _overhead_figures(found: Samples) -> Report:
     def more(name: str, of: Callable[[Sample], float]) -> dict[str, float]:
         return quantiles(differences([*map(of, found[name])], [*map(of, found[f"{name} straight"])]))
 
-    wholes = ("routed", "pinned", "uncached", "plain_proxy")
+    wholes = ("routed", "limited_key", "pinned", "uncached", "plain_proxy")
     overhead = {name: more(name, lambda sample: sample.latency) for name in wholes}
     late = [max(0.0, sample.sent - sample.due) for samples in found.values() for sample in samples]
     return {

@@ -65,10 +65,11 @@ class Planned:
 
 
 class Target:
-    """A server's address and the connections to it that are free."""
+    """A server's address, the key to be sent there, and the connections to it that are free."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, key: str = "") -> None:
         self.port = port
+        self._key = f"\r\nauthorization: Bearer {key}\r\n".encode() if key else b"\r\n"
         self._idle: list[_Connection] = []
 
     async def warm(self, connections: int) -> None:
@@ -77,6 +78,7 @@ class Target:
 
     def send(self, request: bytes, sample: Sample) -> asyncio.Future[None]:
         """Sends a request on a free connection, or on a new one; the future is done when the answer is."""
+        request = request.replace(b"\r\n", self._key, 1)
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable():

@@ -10,8 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.gateway_load import Target
+from lorauter.access import make_key
+from lorauter_suite.embedded.ports import free_port
+from lorauter_suite.embedded.process import running
+from lorauter_suite.embedded.valkey import valkey_process, valkey_url
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -43,6 +48,7 @@ class Stack:
     gateway: Process
     to_stub: Target
     to_gateway: Target
+    to_gateway_limited: Target
     to_proxy: Target
 
     def processes(self) -> Mapping[str, Process]:
@@ -50,27 +56,54 @@ class Stack:
         return {"gateway": self.gateway, "router": self.router, "stub": self.stub}
 
 
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """What a gateway works with: processes, keys, and how it finds them."""
+
+    stub: Process
+    router: Process
+    proxy: Process
+    plain_key: str
+    limited_key: str
+    environment: Mapping[str, str]
+
+
 @contextmanager
-def peers(seed: int) -> Iterator[tuple[Process, Process, Process]]:
-    """Starts a stub, the router that knows it as a backend, and a plain proxy before it."""
+def peers(seed: int) -> Iterator[Peers]:
+    """Starts a stub, the router that has it as a backend, what knows keys, and a plain proxy before the stub.
+
+    Valkey counts what the limited key uses.
+    """
+    own, plain, limited = (make_key() for _ in range(3))
+    valkey_port = free_port()
     with (
+        TemporaryDirectory() as folder,
+        running(valkey_process(Path(folder), valkey_port)),
         _started("benchmarks.gateway_stub", [], "port", {}) as stub,
-        _started("benchmarks.gateway_router", [stub.port, seed], "grpc_port", {}) as router,
+        _started("benchmarks.gateway_keys", [own, plain, limited], "grpc_port", {}) as keys,
+        _started("benchmarks.gateway_router", [stub.port, seed, keys.port], "grpc_port", {}) as router,
         _started("benchmarks.gateway_proxy", [stub.port], "port", {}) as proxy,
     ):
-        yield stub, router, proxy
+        environment = {
+            "LORAUTER_ROUTER_ADDRESS": f"127.0.0.1:{router.port}",
+            "LORAUTER_REGISTRY_ADDRESS": f"127.0.0.1:{keys.port}",
+            "LORAUTER_API_KEY": own,
+            "REDIS_URL": valkey_url(valkey_port, 0),
+            "LORAUTER_LOG_LEVEL": "error",
+        }
+        yield Peers(stub, router, proxy, plain, limited, environment)
 
 
 @contextmanager
-def gateway_among(
-    stub: Process, router: Process, proxy: Process, settings: Mapping[str, str]
-) -> Iterator[Stack]:
+def gateway_among(others: Peers, settings: Mapping[str, str]) -> Iterator[Stack]:
     """Starts the gateway with some settings that differ from the default ones."""
-    known = {"LORAUTER_ROUTER_ADDRESS": f"127.0.0.1:{router.port}", "LORAUTER_LOG_LEVEL": "error"}
-    with _started("lorauter_gateway.main", [], "http_port", {**known, **settings}) as gateway:
-        targets = (Target(stub.port), Target(gateway.port), Target(proxy.port))
+    environment = {**others.environment, **settings}
+    with _started("lorauter_gateway.main", [], "http_port", environment) as gateway:
+        gateway_target = Target(gateway.port, key=others.plain_key)
+        limited = Target(gateway.port, key=others.limited_key)
+        targets = (Target(others.stub.port), gateway_target, limited, Target(others.proxy.port))
         try:
-            yield Stack(stub, router, gateway, *targets)
+            yield Stack(others.stub, others.router, gateway, *targets)
         finally:
             for target in targets:
                 target.close()

@@ -1,7 +1,7 @@
 """The real router with the real encoder, on a small synthetic pool whose one backend is the stub.
 
-Run by benchmarks.gateway as ``python -m benchmarks.gateway_router STUB_PORT SEED``. It differs from the
-router's own main only by its index, which is in memory.
+Run by benchmarks.gateway as ``python -m benchmarks.gateway_router STUB_PORT SEED KEYS_PORT``. It differs from
+the router's own main only by its index, which is in memory.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def _adapter(adapter: Adapter) -> Adapter:
     return replace(adapter, digest=f"sha256:{hashlib.sha256(adapter.digest.encode()).hexdigest()}")
 
 
-async def run(index: MemoryIndex, encoder: Encoder) -> None:
+async def run(index: MemoryIndex, encoder: Encoder, keys_port: int) -> None:
     """Serves until SIGTERM."""
-    settings = Settings(qdrant_url="http://127.0.0.1:1", access="open")
+    settings = Settings(qdrant_url="http://127.0.0.1:1", registry_address=f"127.0.0.1:{keys_port}")
     async with wired(settings, index, encoder) as router:
 
         async def readiness() -> str:
@@ -61,4 +61,5 @@ async def run(index: MemoryIndex, encoder: Encoder) -> None:
 if __name__ == "__main__":
     configure_logging("bench", "ERROR", "text")
     used = load_encoder(DEFAULT_ENCODER)
-    asyncio.run(run(prepared(int(sys.argv[1]), int(sys.argv[2]), used), used))
+    stub_port, seed, keys_port = map(int, sys.argv[1:])
+    asyncio.run(run(prepared(stub_port, seed, used), used, keys_port))

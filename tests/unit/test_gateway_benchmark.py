@@ -168,7 +168,7 @@ def test_all_is_measured_in_one_run() -> None:
     report = measure(TINY, 0)
     assert {"p50", "p99"} <= report["overhead_ms"].keys()
     assert "p50" in report["first_token_overhead_ms"]
-    assert report["overhead_beside_ms"].keys() == {"pinned", "uncached", "plain_proxy"}
+    assert report["overhead_beside_ms"].keys() == {"limited_key", "pinned", "uncached", "plain_proxy"}
     assert report["streams"] == TINY.streams
     assert report["streamed"]["events"] == TINY.streams * 2 * TINY.streaming
     assert {"refusal_p99_ms", "accepted_p99_ratio"} <= report["overload"].keys()

@@ -16,7 +16,7 @@ from starlette.types import Scope as AsgiScope
 
 from lorauter.access import Scope
 from lorauter.errors import LorauterError, Unauthenticated
-from lorauter.server.access import OPEN_PATHS, Gate, access_headers, enter_as
+from lorauter.server.access import KEY_HEADER, OPEN_PATHS, TENANT_HEADER, Gate, access_headers, enter_as
 from lorauter.server.grpc import known_error
 
 Readiness = Callable[[], Awaitable[str]]
@@ -150,6 +150,9 @@ def describe(problems: Sequence[Any]) -> tuple[str, str, dict[str, str]]:
     return reason, f"{field or 'body'}: {first['msg']}", {"field": field}
 
 
+_ACCESS_NAMES = frozenset({KEY_HEADER.encode(), TENANT_HEADER.encode()})
+
+
 class HttpAccess:
     """ASGI middleware: lets in callers whose key allows what ``scope_for`` says."""
 
@@ -166,7 +169,11 @@ class HttpAccess:
             await self.app(scope, receive, send)
             return
         method, path = scope["method"], scope["path"]
-        pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+        pairs = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in scope["headers"]
+            if name in _ACCESS_NAMES
+        ]
         try:
             await enter_as(self.gate, access_headers(pairs), self.scope_for(method, path), f"{method} {path}")
         except LorauterError as error:
