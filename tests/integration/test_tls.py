@@ -143,6 +143,7 @@ async def test_callers_need_tls_that_they_trust(files: Files, capsys: pytest.Cap
                 await plain_http.get(f"http://{HOST}:{served.http_port}/healthz")
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2])
 async def test_tls_below_1_2_is_refused(
     files: Files, capsys: pytest.CaptureFixture[str], version: ssl.TLSVersion
