@@ -27,12 +27,16 @@ TRANSFER_SECONDS = 6 * 3600.0
 WATCH_SECONDS = 3600.0
 """Deadline of watch_operation: a matching takes minutes."""
 
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.enable_retries", 0),
+    ("grpc.lb_policy_name", "round_robin"),
 )
-"""Servers send at most 16 MiB; the library's own retries are off because RetryPolicy does them."""
+"""Servers send at most 16 MiB; the library's own retries are off because RetryPolicy does them.
+
+Of a name with several addresses, such as a headless service's, all are used in turn.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,9 @@ ERROR_DOMAIN = "lorauter"
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Largest message in either direction."""
 
+CONNECTION_MILLISECONDS = 300_000
+"""After that, give or take a tenth, clients connect anew and so find servers that were added; calls go on."""
+
 _log = get_logger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -48,6 +51,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", 4 * max_message_bytes),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_connection_age_ms", CONNECTION_MILLISECONDS),
             ],
         )
         self._health = health.aio.HealthServicer()
