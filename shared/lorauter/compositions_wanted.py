@@ -30,7 +30,7 @@ MOST_WAITING = 1000
 """Entries of the stream; more than that push the oldest ones out."""
 
 MOST_WRITTEN = 1000
-"""Fields of the hash; what is wanted beyond is refused."""
+"""Fields of the hash; of what is wanted beyond, who has more than its share is refused."""
 
 ASKED_SECONDS = 60
 """How long what was asked for is not asked for again."""

@@ -384,7 +384,12 @@ def run_router(settings, registry, tmp_path):
     """Runs a router of the test's tenant for a block: ``run_router(LORAUTER_…=…)``."""
 
     def run(**environment: str):
-        defaults = {"QDRANT_URL": str(settings.qdrant_url), "LORAUTER_TENANT": registry.tenant}
+        defaults = {
+            "QDRANT_URL": str(settings.qdrant_url),
+            "LORAUTER_ACCESS": "open",
+            "LORAUTER_TENANT": registry.tenant,
+            "LORAUTER_TENANTS": registry.tenant,
+        }
         return running("lorauter_router.main", tmp_path / "router.log", **{**defaults, **environment})
 
     return run

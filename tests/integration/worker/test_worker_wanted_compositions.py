@@ -31,7 +31,7 @@ from lorauter.store import create_engine, tables, write
 from lorauter_suite.embedded.ports import free_port
 from lorauter_suite.embedded.valkey import valkey_url
 from lorauter_worker.adapters.wanted_compositions import RedisWantedCompositions
-from lorauter_worker.service.composing import MOST_AT_ONCE, REFUSED_SECONDS, Composer
+from lorauter_worker.service.composing import MOST_AT_ONCE, REFUSED_SECONDS, Composer, has_its_share
 from lorauter_worker.service.recalls import Recalls
 
 POOL = "main"
@@ -250,10 +250,20 @@ def test_work_and_what_is_said_of_it_are_bounded(gateway) -> None:
     assert gateway.redis.xlen(WANTED) == 1
     gateway.redis.delete(WANTED, WRITTEN)
     written = dump_fate(Written("mix-0123456789abcdef", 8, gateway.wanted(1.0).members))
-    gateway.redis.hset(WRITTEN, mapping={f"t/{number}": written for number in range(MOST_WRITTEN)})
+    own = gateway.registry.tenant
+    gateway.redis.hset(WRITTEN, mapping={f"{own}/{number}": written for number in range(MOST_WRITTEN)})
     assert gateway.refused(gateway.wanted(0.5, 0.5)) == "TOO_MANY_COMPOSITIONS"
-    gateway.redis.hset(WRITTEN, mapping={f"u/{number}": written for number in range(MOST_WRITTEN)})
+    gateway.redis.hset(WRITTEN, mapping={f"{own}/more-{number}": written for number in range(MOST_WRITTEN)})
     assert gateway.asked(gateway.wanted(0.3, 0.7)) is None
+
+
+def test_a_tenant_that_has_many_compositions_written_takes_nobody_elses_place(gateway) -> None:
+    written = dump_fate(Written("mix-0123456789abcdef", 8, gateway.wanted(1.0).members))
+    gateway.redis.hset(WRITTEN, mapping={f"other/{number}": written for number in range(2 * MOST_WRITTEN)})
+    assert isinstance(gateway.asked(gateway.wanted(0.5, 0.5)), Written)
+    assert has_its_share(["other"] * 2 * MOST_WRITTEN, "other", MOST_WRITTEN)
+    assert not has_its_share(["other"] * MOST_WRITTEN, "own", MOST_WRITTEN)
+    assert has_its_share(["other", "own"] * MOST_WRITTEN, "own", MOST_WRITTEN)
 
 
 def test_of_several_workers_one_takes_an_entry(gateway) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from sqlalchemy import Engine
@@ -16,6 +17,7 @@ from lorauter.compositions_wanted import (
     Written,
     dump_fate,
     key_of,
+    tenant_of,
 )
 from lorauter.errors import Exhausted, InvalidArgument, LorauterError
 from lorauter.lora import servers
@@ -78,10 +80,12 @@ class Composer:
         known = fates.get(key)
         if isinstance(known, Written) or (known is not None and known.counts(self._clock())):
             return
-        if len(fates) >= 2 * MOST_WRITTEN:  # most of them refusals, which end
+        if has_its_share(
+            map(tenant_of, fates), wanted.tenant, 2 * MOST_WRITTEN
+        ):  # mostly refusals, which end
             self._report(wanted, "dropped", problem="too much is refused already")
             return
-        written = sum(isinstance(fate, Written) for fate in fates.values())
+        written = [tenant_of(name) for name, fate in fates.items() if isinstance(fate, Written)]
         fate = self._fate(wanted, written)
         self._wanted.put(key, dump_fate(fate))
         if isinstance(fate, Written):
@@ -93,13 +97,14 @@ class Composer:
         telemetry.COMPOSITIONS.labels(result=result).inc()
         _log.info("worker.composing.done", result=result, tenant=wanted.tenant, pool=wanted.pool, **said)
 
-    def _fate(self, wanted: Wanted, written: int) -> Written | Refusal:
+    def _fate(self, wanted: Wanted, written: Sequence[str]) -> Written | Refusal:
+        """``written`` are the tenants of all that is written."""
         try:
-            if written >= MOST_WRITTEN:
+            if has_its_share(written, wanted.tenant, MOST_WRITTEN):
                 raise Exhausted(
                     "TOO_MANY_COMPOSITIONS",
-                    f"{written} compositions are written already: remove tasks, or from the hash {WRITTEN} "
-                    "in Redis what is no longer used",
+                    f"{written.count(wanted.tenant)} compositions are written already: remove tasks, or from "
+                    f"the hash {WRITTEN} in Redis what is no longer used",
                 )
             return self._composed(wanted)
         except LorauterError as error:
@@ -127,6 +132,17 @@ class Composer:
 
     def _refusal(self, reason: str, message: str) -> Refusal:
         return Refusal(reason, message[:1000], self._clock() + REFUSED_SECONDS)
+
+
+def has_its_share(owners: Iterable[str], tenant: str, most: int) -> bool:
+    """Returns whether ``most`` are there and a tenant has its share of them, as large as everybody's.
+
+    So what one tenant asks for costs no other its own: the sum stays below ``most`` times the harmonic number
+    of the tenants.
+    """
+    counts = Counter(owners)
+    tenants = counts.keys() | {tenant}
+    return counts.total() >= most and counts[tenant] * len(tenants) >= most
 
 
 def _server(wanted: Wanted) -> servers.Server:

@@ -27,6 +27,8 @@ from lorauter_worker.service.traced import recording, working
 _log = get_logger(__name__)
 
 _TENANTS = text("SELECT tenant FROM generation")
+_AWAY = frozenset({"DATABASE_UNAVAILABLE", "INDEX_UNAVAILABLE"})
+"""What keeps every tenant from its repair."""
 _GENERATION = text("SELECT value FROM generation WHERE tenant = :tenant")
 
 
@@ -65,7 +67,7 @@ class Indexer:
         with self.engine.connect() as connection:
             tenants = connection.execute(_TENANTS).scalars().all()
         for tenant in tenants:
-            repaired += self._reconcile_tenant(tenant)
+            repaired += self._repaired(tenant)
         if dropped := self.index.drop_former(self.settings.former_encoder_seconds):
             _log.info("worker.index.former_encoder_dropped", collections=dropped)
         return repaired
@@ -130,6 +132,18 @@ class Indexer:
         _log.warning("worker.index.cleared", tenant=snapshot.tenant, marker=marker[0], generation=newest)
         self.index.clear(snapshot.tenant)
         return self.index.publish(snapshot, projection.examples, thorough=True)
+
+    def _repaired(self, tenant: str) -> int:
+        """Like _reconcile_tenant(), but what is wrong with one tenant keeps no other from its repair."""
+        try:
+            return self._reconcile_tenant(tenant)
+        except Unavailable as error:
+            if error.reason in _AWAY:
+                raise
+            _log.warning("worker.reconcile.failed", tenant=tenant, reason=error.reason)
+        except Exception as error:
+            _log.error("worker.reconcile.failed", tenant=tenant, exc_info=error)
+        return 0
 
     def _reconcile_tenant(self, tenant: str) -> int:
         try:
