@@ -274,6 +274,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, **values: object) -> Iterator[N
         ({"key": "locked.key"}, "LORAUTER_TLS_KEY"),
         ({"key": ""}, "LORAUTER_TLS_KEY"),
         ({"certificate": ""}, "LORAUTER_TLS_CERTIFICATE"),
+        ({"certificate": "", "key": ""}, "LORAUTER_TLS_CERTIFICATE"),
         ({"client_ca": "garbage"}, "LORAUTER_TLS_CLIENT_CA"),
         ({"client_ca": "server.key"}, "LORAUTER_TLS_CLIENT_CA"),
         ({"ca": "missing.pem"}, "LORAUTER_TLS_CA"),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import grpc
 
 from lorauter.errors import InvalidArgument
-from lorauter.tls import Pem, Tls, WatchedTls, load_into
+from lorauter.tls import CERTIFICATE, Pem, Tls, WatchedTls, load_into
 
 CLIENT_CA = "LORAUTER_TLS_CLIENT_CA"
 
@@ -18,6 +18,11 @@ class ServerTls:
 
     def __init__(self, certificate: str, key: str, client_ca: str = "") -> None:
         """Takes paths of PEM files; raises InvalidArgument (TLS_FILES_UNUSABLE), which names the setting."""
+        if not certificate and not key:
+            problem = (
+                f"{CERTIFICATE}: {CLIENT_CA} asks callers for certificates, and there is none to show them"
+            )
+            raise InvalidArgument("TLS_FILES_UNUSABLE", problem, field=CERTIFICATE)
         self._tls = Tls(client_ca, certificate, key, CLIENT_CA)
         self._watched = WatchedTls(self._tls)
         self._demands_certificates = bool(client_ca)
