@@ -25,10 +25,10 @@ from benchmarks.dashboards_panels import Dashboard
 from benchmarks.dashboards_prometheus import STEP_SECONDS, Prometheus, Series, running
 from benchmarks.dashboards_rules import RULES, TESTS
 from lorauter import Client
-from lorauter.errors import LorauterError
+from lorauter.errors import LorauterError, Unauthenticated
 from lorauter.registry.v1 import registry_pb2 as pb
 from lorauter_suite.seeding import POOL_ID, VALIDATION_EXAMPLES, demo_tasks, seed
-from lorauter_suite.suite import Suite, SuiteOptions
+from lorauter_suite.suite import Suite
 from lorauter_suite.walkthrough import follow_matching, sample_queries
 
 CALLERS = 3
@@ -51,7 +51,7 @@ def main() -> int:
     problems = promtool()
     with tempfile.TemporaryDirectory(prefix="lorauter-dashboards-") as folder:
         data = Path(folder)
-        with Suite(data / "suite", SuiteOptions(environment={"LORAUTER_ACCESS": "open"})) as suite:
+        with Suite(data / "suite") as suite:
             say("the suite is up; Prometheus begins to scrape it")
             with running(data / "prometheus", data / "suite" / "ports.json") as prometheus:
                 load(suite, options.seconds)
@@ -80,14 +80,19 @@ def promtool() -> list[str]:
 
 def load(suite: Suite, seconds: float) -> None:
     """Registers the demo pool, and then asks and changes things for so long."""
-    found = suite.addresses
-    with Client(registry=found.registry_grpc, router=found.router_grpc, gateway=found.gateway_grpc) as client:
-        seed(client, found.engine_http, lambda _: None)
+    with suite.addresses.client() as client:
+        seed(client, suite.addresses.engine_http, lambda _: None)
         for _ in follow_matching(client):
             pass
         say(f"the demo pool is matched; asking for {seconds:g} s")
         with _meanwhile(lambda: _change(client), CHANGE_SECONDS):
             _ask(client, seconds)
+            _ask_without_key(suite.addresses.gateway_grpc)
+
+
+def _ask_without_key(gateway: str) -> None:
+    with Client(gateway=gateway, api_key="") as nobody, suppress(Unauthenticated):
+        nobody.generate("Who am I?", pool=POOL_ID)
 
 
 def _ask(client: Client, seconds: float) -> None:

@@ -48,9 +48,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="lorauter-traces-") as data,
         TraceReceiver() as receiver,
-        Suite(
-            Path(data), SuiteOptions(environment={**receiver.environment, "LORAUTER_ACCESS": "open"})
-        ) as suite,
+        Suite(Path(data), SuiteOptions(environment=receiver.environment)) as suite,
     ):
         say("the suite is up; registering and matching the demo pool")
         prepared(suite.addresses)
@@ -92,32 +90,28 @@ def is_whole(spans: Sequence[ReceivedSpan], whole: Whole) -> bool:
     )
 
 
-def generation(
-    addresses: Addresses, receiver: TraceReceiver, task: DemoTask, headers: dict[str, str] | None = None
-) -> list[ReceivedSpan]:
+def generation(addresses: Addresses, receiver: TraceReceiver, task: DemoTask) -> list[ReceivedSpan]:
     """Has a text completed, and returns the trace of it."""
     trace, place = begun()
     body = {"model": "auto", "prompt": task.examples("test")[0]["input"], "max_tokens": task.max_new_tokens}
     answer = httpx.post(
         f"{addresses.gateway_http}/v1/completions",
         json=body,
-        headers={**addresses.headers, **place, **(headers or {})},
+        headers={**addresses.headers, **place},
         timeout=60,
     )
     answer.raise_for_status()
     return receiver.until(lambda spans: is_whole(spans, GENERATION), trace)
 
 
-def registration(
-    addresses: Addresses, receiver: TraceReceiver, task: DemoTask, headers: dict[str, str] | None = None
-) -> list[ReceivedSpan]:
+def registration(addresses: Addresses, receiver: TraceReceiver, task: DemoTask) -> list[ReceivedSpan]:
     """Replaces a task's validation set by other examples, and returns the trace of it."""
     trace, place = begun()
     examples = task.examples("test")[:VALIDATION_EXAMPLES]
     answer = httpx.put(
         f"{addresses.registry_http}/v1/tasks/{task.id}/validation-set",
         content="\n".join(json.dumps(example) for example in examples),
-        headers={"content-type": "application/x-ndjson", **addresses.headers, **place, **(headers or {})},
+        headers={"content-type": "application/x-ndjson", **addresses.headers, **place},
         timeout=60,
     )
     answer.raise_for_status()

@@ -73,6 +73,12 @@ class ServiceSettings(BaseSettings):
     drain_seconds: float = Field(
         5.0, ge=0, le=600, description="How long running calls may go on after SIGTERM."
     )
+    otlp_endpoint: HttpUrl | None = Field(
+        None,
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
+        description="Receiver of OpenTelemetry's protocol over HTTP to which spans are sent: "
+        "`http://collector:4318`. Without it traces are off; OpenTelemetry's other variables count, too.",
+    )
     tls_certificate: str = Field(
         "",
         description="PEM file of the service's certificate and what it is signed by: callers then need TLS. "
@@ -89,6 +95,11 @@ class ServiceSettings(BaseSettings):
         "then does over TLS, with its own certificate if it has one; inference servers at `https` addresses "
         "may be signed by these too.",
     )
+
+    @field_validator("otlp_endpoint", mode="before")
+    @classmethod
+    def _is_off_where_empty(cls, value: object) -> object:
+        return value or None
 
     @classmethod
     def load(cls) -> Self:

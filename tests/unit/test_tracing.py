@@ -9,10 +9,12 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from pydantic import ValidationError
 
 from benchmarks.traces_receiver import TraceReceiver
 from lorauter import tracing
 from lorauter.errors import Unavailable
+from lorauter.settings import ServiceSettings
 from lorauter.telemetry import configure_logging, get_logger
 
 PLACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -49,6 +51,16 @@ def test_sdk_that_is_disabled_stays_off(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     tracing.configure("test")
     assert not tracing.is_on()
+
+
+def test_setting_is_an_address_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    assert ServiceSettings().otlp_endpoint is None
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    assert str(ServiceSettings().otlp_endpoint) == "http://collector:4318/"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318")
+    with pytest.raises(ValidationError):
+        ServiceSettings()
 
 
 def test_spans_go_on_with_the_callers_trace(receiver: TraceReceiver) -> None:
