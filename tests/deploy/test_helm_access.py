@@ -192,6 +192,15 @@ def test_routes_carry_http_and_grpc_to_the_gateway_by_names_of_their_own() -> No
     assert f"service {name} " in proto
 
 
+def test_grpc_callers_find_every_pod_and_prometheus_finds_each_once() -> None:
+    services = {each["metadata"]["name"]: each["spec"] for each in of_kind(rendered(LEAST), "Service")}
+    for name in ("test-lorauter-router", "test-lorauter-gateway-grpc"):
+        assert services[name]["clusterIP"] == "None"
+        assert "grpc" in {port["name"] for port in services[name]["ports"]}
+    assert "clusterIP" not in services["test-lorauter-gateway"]
+    assert [port["name"] for port in services["test-lorauter-gateway-grpc"]["ports"]] == ["grpc"]
+
+
 def test_services_of_the_release_alone_are_published() -> None:
     for name in FILES:
         for service in of_kind(rendered(name), "Service"):

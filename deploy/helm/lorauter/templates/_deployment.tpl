@@ -160,12 +160,15 @@ httpGet: {path: {{ .path }}, port: http, scheme: {{ ternary "HTTP" "HTTPS" $plai
 {{- end -}}
 {{- end -}}
 
-{{/* The Service of one component. Takes (dict "root" $ "component" name "grpc" bool), headless: for callers that choose a pod for each call. */}}
+{{/*
+The Service of one component. Takes a dict: root, component, grpc: whether it has a gRPC port; headless: for callers that
+choose a pod for each call; grpcOnly: a second Service, for these alone.
+*/}}
 {{- define "lorauter.service" -}}
 apiVersion: v1
 kind: Service
 metadata:
-  name: {{ include "lorauter.fullname" .root }}-{{ .component }}
+  name: {{ include "lorauter.fullname" .root }}-{{ .component }}{{ if .grpcOnly }}-grpc{{ end }}
   labels: {{- include "lorauter.labels" . | nindent 4 }}
 spec:
   {{- if .headless }}
@@ -173,9 +176,11 @@ spec:
   {{- end }}
   selector: {{- include "lorauter.selector" . | nindent 4 }}
   ports:
+    {{- if not .grpcOnly }}
     - name: http
       port: 8080
       targetPort: http
+    {{- end }}
     {{- if .grpc }}
     - name: grpc
       port: 9090
