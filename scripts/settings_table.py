@@ -27,7 +27,7 @@ SET_BY_CHART = frozenset(
         *("LORAUTER_TLS_CERTIFICATE", "LORAUTER_TLS_KEY", "LORAUTER_TLS_CLIENT_CA", "LORAUTER_TLS_CA"),
         *("LORAUTER_ADAPTER_STORE", "LORAUTER_QUEUES", "LORAUTER_MODEL", "LORAUTER_MODEL_ID"),
         *("LORAUTER_ENCODER", "LORAUTER_ENCODER_PRECISION"),
-        *("LORAUTER_DECISION_DETAIL", "LORAUTER_DECISION_DAYS"),
+        *("LORAUTER_DECISION_DETAIL", "LORAUTER_DECISION_DAYS", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     )
 )
 """Variables that the chart's templates set from values of their own, or from Secrets: not to be set twice."""
