@@ -32,7 +32,7 @@ NOT_SECRET = {"LORAUTER_REGISTRY_URL", "LORAUTER_TLS_KEY"}
 """An address without a password, and the path of a file."""
 TLS = ("tls", {"existingSecret": "lorauter-tls", "mutual": False})
 MUTUAL = ("tls", {"existingSecret": "lorauter-tls", "mutual": True})
-INGRESS = (
+INGRESS: tuple[tuple[str, object], ...] = (
     ("ingress", {"enabled": True, "className": "nginx", "host": "llm.example.com", "tlsSecret": "llm"}),
     ("networkPolicy.callers.gateway", [{"namespaceSelector": {}}]),
 )
@@ -101,7 +101,12 @@ def test_open_access_needs_no_keys() -> None:
     for component in ("registry", "router", "gateway"):
         given = environment(objects, component)
         assert given["LORAUTER_ACCESS"] == "open"
-        assert not {"LORAUTER_BOOTSTRAP_KEY", "LORAUTER_GATEWAY_KEY", "LORAUTER_API_KEY", "LORAUTER_REGISTRY_ADDRESS"} & set(given)
+        assert not {
+            "LORAUTER_BOOTSTRAP_KEY",
+            "LORAUTER_GATEWAY_KEY",
+            "LORAUTER_API_KEY",
+            "LORAUTER_REGISTRY_ADDRESS",
+        } & set(given)
 
 
 def test_addresses_are_those_of_services_and_ports_in_the_release() -> None:

@@ -41,7 +41,7 @@ async def serving(peer: RouterPeer) -> AsyncIterator[tuple[GrpcServer, int]]:
 
 
 async def test_calls_go_to_all_addresses_in_turn_and_past_one_that_ends() -> None:
-    first, second = RouterPeer(), RouterPeer()
+    first, second = RouterPeer(), RouterPeer()  # type: ignore[abstract]
     async with (
         serving(first) as (ending, one),
         serving(second) as (_, other),
@@ -63,7 +63,7 @@ async def test_calls_go_to_all_addresses_in_turn_and_past_one_that_ends() -> Non
 
 async def test_clients_connect_anew_and_no_call_fails_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_kit, "CONNECTION_MILLISECONDS", 100)
-    peer = RouterPeer()
+    peer = RouterPeer()  # type: ignore[abstract]
     async with serving(peer) as (_, port), AsyncClient(router=f"127.0.0.1:{port}", retry=NO_RETRY) as client:
         deadline = time.monotonic() + 20
         while len(peer.connections) < 4 and time.monotonic() < deadline:
