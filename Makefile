@@ -116,6 +116,10 @@ test: setup ## Run all tests; T=path narrows them, ARGS="-k name" goes to pytest
 	  status=0; $(BIN)/pytest $(ALONE) || status=$$?; \
 	  $(BIN)/pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%) || status=$$?; exit $$status)
 
+.PHONY: e2e-topology
+e2e-topology: setup ## The end-to-end tests on the processes of docker-compose.yml; IMAGES=dir of try-images
+	@E2E_TOPOLOGY=compose TOPOLOGY_IMAGES="$(IMAGES)" $(BIN)/pytest tests/e2e $(ARGS)
+
 .PHONY: conformance
 conformance: setup ## Check engine and gateway against TGI's own document, TGI_OPENAPI=path
 	@test -f "$(TGI_OPENAPI)" || { echo "make conformance: TGI_OPENAPI=path names no file; it is TGI's docs/openapi.json"; exit 2; }

@@ -6,27 +6,77 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from benchmarks.traces_receiver import TraceReceiver
 from lorauter import Client
 from lorauter_suite.seeding import seed
 from lorauter_suite.suite import Addresses, Suite
 from lorauter_suite.walkthrough import follow_matching
+from tests.topology.compose import DEVELOPMENT, read_variables
+from tests.topology.processes import Topology
+
+TOPOLOGY = os.environ.get("E2E_TOPOLOGY", "")
+"""Set to `compose`, the services are the processes of docker-compose.yml, and only tests of them run."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out tests that start an embedded suite of their own where another topology is asked for."""
+    if TOPOLOGY:
+        names = {item: getattr(item, "fixturenames", ()) for item in items}
+        items[:] = [item for item in items if "addresses" in names[item] and "embedded" not in names[item]]
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Addresses]:
+    """Starts all of lorauter, embedded or as TOPOLOGY says."""
+    if TOPOLOGY:
+        with Topology(folder, read_variables(DEVELOPMENT)).started() as found:
+            yield found
+    else:
+        with Suite(folder) as suite:
+            yield suite.addresses
+
+
+_OBSERVING = {"OTEL_TRACES_SAMPLER": "parentbased_always_off", "LORAUTER_LOG_REQUESTS": "true"}
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What can be seen of the suite of this session: its folder, and the traces of those who ask for them."""
+
+    folder: Path
+    receiver: TraceReceiver
 
 
 @pytest.fixture(scope="session")
-def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    """The folder of the suite of this session, and a receiver that all its services send their spans to."""
+    with TraceReceiver() as receiver, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**receiver.environment, **_OBSERVING}.items():
+            patch.setenv(name, value)
+        yield Observed(tmp_path_factory.mktemp("suite"), receiver)
+
+
+@pytest.fixture(scope="session")
+def addresses(observed: Observed) -> Iterator[Addresses]:
     """Where the suite of this session is; its demo pool is registered and matched."""
-    with ExitStack() as stack:
-        suite = stack.enter_context(Suite(tmp_path_factory.mktemp("suite")))
-        found = suite.addresses
+    with whole(observed.folder) as found:
         with connect(found) as client:
             seed(client, found.engine_http, lambda _: None)
             for _ in follow_matching(client):
                 pass
         yield found
+
+
+@pytest.fixture
+def embedded(addresses: Addresses, observed: Observed) -> Observed:
+    """The same, for tests that look into the folder of an embedded suite."""
+    return observed
 
 
 @pytest.fixture

@@ -181,6 +181,7 @@ class Topology:
             database_url=registry["DATABASE_URL"],
             redis_url=registry["REDIS_URL"],
             incoming=str(self.folder / "incoming"),
+            api_key=self.variables["LORAUTER_BOOTSTRAP_KEY"],
         )
 
 

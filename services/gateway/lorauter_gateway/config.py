@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, field_validator
 
 from lorauter.settings import ApiKeySecret, BackendSettings, RedisUrl, RemoteAccessSettings
 from lorauter_gateway.domain.stickiness import MARGIN
@@ -22,8 +22,9 @@ class Settings(BackendSettings, RemoteAccessSettings):
     )
     api_key: ApiKeySecret = Field(
         SecretStr(""),
+        validate_default=True,
         description="The gateway's own key for its calls to the router: it needs the scopes read and invoke, "
-        "and to be allowed to act for any tenant. Not needed where the router's access is open.",
+        "and to be allowed to act for any tenant. Needed unless access is open.",
     )
     quota_fallback: Literal["refuse", "allow"] = Field(
         "refuse",
@@ -76,3 +77,13 @@ class Settings(BackendSettings, RemoteAccessSettings):
         le=60,
         description="Time between looks at a replica: its health, and what it has loaded.",
     )
+
+    @field_validator("api_key")
+    @classmethod
+    def _key_is_given(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        if not value.get_secret_value() and info.data.get("access") == "keys":
+            raise ValueError(
+                "not set, and the router asks for it: give the key that the registry has as "
+                "LORAUTER_GATEWAY_KEY, or let everybody in with LORAUTER_ACCESS=open, in the router, too"
+            )
+        return value
