@@ -80,6 +80,14 @@ bench-engine: setup ## Time generation with a weighted set for each row, beside 
 bench-gateway: setup ## Time what the gateway adds to a backend's answers; JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.gateway $(if $(JSON),--json $(JSON))
 
+.PHONY: bench-rebuild
+bench-rebuild: setup ## Time how an emptied index comes back from PostgreSQL; FLAN=dir takes real texts, JSON=path
+	@$(BIN)/python -m benchmarks.rebuilding $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON))
+
+.PHONY: bench-scale
+bench-scale: setup ## Measure what grows with tasks, adapters and requests; JSON=path writes the figures, PLOT=path draws
+	@$(BIN)/python -m benchmarks.scale $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))
+
 .PHONY: gateway-suite
 gateway-suite: setup ## Put the tests' requests to servers of your own: TGI_URL=url, VLLM_URL=url, ADAPTER=folder:rank
 	@test -n "$(TGI_URL)$(VLLM_URL)" || { echo "make gateway-suite: give TGI_URL=url, VLLM_URL=url or both"; exit 2; }
