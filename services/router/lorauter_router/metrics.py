@@ -50,6 +50,9 @@ MOST_POOLS = 100
 MOST_NAMES = 50
 """Tasks, and adapters, that metrics tell apart where no setting says otherwise."""
 
+PLAIN_TENANT = "default"
+"""Whose pools have no tenant before their names."""
+
 _SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _QUANTILES = (0.1, 0.5, 0.9)
 
@@ -97,9 +100,14 @@ def following(served: Collection[ServedSnapshot]) -> None:
     TENANTS.set(len(served))
 
 
-def decided(pool_id: str, decision: Decision) -> None:
-    """Counts a decision by what it is like."""
-    pool = pool_label(pool_id)
+def label_of(tenant: str, pool_id: str) -> str:
+    """Returns what names a pool in metrics, of those that are told apart; of one tenant, just its id."""
+    return pool_label(pool_id if tenant == PLAIN_TENANT else f"{tenant}/{pool_id}")
+
+
+def decided(tenant: str, pool_id: str, decision: Decision) -> None:
+    """Counts a decision in a tenant's pool by what it is like."""
+    pool = label_of(tenant, pool_id)
     DECISIONS.labels(pool, decision.strategy, decision.action.value).inc()
     typicality, similarity, confidence = _of_pool(pool)
     typicality.observe(decision.typicality)
@@ -120,10 +128,10 @@ def _of_pool(pool: str) -> tuple[Histogram, Histogram, Histogram]:
     return TYPICALITY.labels(pool), SIMILARITY.labels(pool), CONFIDENCE.labels(pool)
 
 
-def expect(pools: Iterable[Pool]) -> None:
-    """Says what the validation sets of the pools that are served now lead to expect of queries."""
+def expect(tenant: str, pools: Iterable[Pool]) -> None:
+    """Says what the validation sets of a tenant's pools that are served now lead to expect of queries."""
     for pool in pools:
-        label = pool_label(pool.pool_id)
+        label = label_of(tenant, pool.pool_id)
         for share in _SHARES:
             VALIDATION_TYPICALITY.labels(label, str(share)).set(expected_below(pool.profile, share))
         for quantile in _QUANTILES:

@@ -241,7 +241,7 @@ class RouterService:
             metrics.STAGE_SECONDS.labels("decide").observe(now - at)
             metrics.STAGE_SECONDS.labels("total").observe(now - began)
             metrics.SEARCHES.labels(search.value).inc()
-            metrics.decided(each.pool.pool_id, decision)
+            metrics.decided(each.served.tenant, each.pool.pool_id, decision)
             timings = Timings(
                 encode_ms=0.0 if each.cached else 1e3 * encode_seconds,
                 search_ms=1e3 * each.search_seconds,

@@ -212,7 +212,7 @@ class SnapshotFollower:
     def _swap(self, served: ServedSnapshot) -> None:
         self._serve(served)
         metrics.SWAPS.inc()
-        metrics.expect(served.snapshot.pools.values())
+        metrics.expect(served.tenant, served.snapshot.pools.values())
         _log.info(
             "router.snapshot.swapped",
             tenant=served.tenant,

@@ -130,6 +130,7 @@ async def test_a_batch_may_be_of_several_tenants_each_on_one_generation(lab: Any
         index.publish(snapshot, [])
     asked = [(OURS, "p"), (THEIRS, ""), (OURS, "q"), (THEIRS, "p"), (THEIRS, "q")]
     async with lab.router_on(index) as router:
+        before = counted(f"{THEIRS}/p")
         batch = [pb.RouteRequest(query=lab.query, tenant=tenant, pool=pool) for tenant, pool in asked]
         answers = (await router.stub.RouteBatch(pb.RouteBatchRequest(requests=batch), timeout=10)).responses
     assert [(each.tenant, each.generation) for each in answers] == [
@@ -139,6 +140,12 @@ async def test_a_batch_may_be_of_several_tenants_each_on_one_generation(lab: Any
         (THEIRS, lab.token(5, THEIRS)),
         (PUBLIC_TENANT, lab.token(40, PUBLIC_TENANT)),
     ]
+    assert counted(f"{THEIRS}/p") == before + 2
+
+
+def counted(pool: str) -> float:
+    labels = {"pool": pool, "strategy": "default", "action": "ADAPTERS"}
+    return REGISTRY.get_sample_value("lorauter_router_decisions_total", labels) or 0.0
 
 
 async def test_generations_are_awaited_of_the_tenant_whose_pool_it_is(lab: Any, of: Any) -> None:
