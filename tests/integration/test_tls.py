@@ -80,6 +80,9 @@ class Router(router_pb2_grpc.RouterServiceServicer):
         return router_pb2.GetSnapshotResponse(generation="g1")
 
 
+ROUTER = Router()  # type: ignore[abstract]
+
+
 class Served:
     """Where a service listens."""
 
@@ -116,7 +119,7 @@ async def serving(capsys: pytest.CaptureFixture[str], **settings: Any) -> AsyncI
         return ""
 
     server = GrpcServer()
-    router_pb2_grpc.add_RouterServiceServicer_to_server(Router(), server.server)
+    router_pb2_grpc.add_RouterServiceServicer_to_server(ROUTER, server.server)
     app = create_app("test", readiness, 1024)
     task = asyncio.create_task(serve(ServiceSettings(host=HOST, drain_seconds=0, **settings), app, server))
     said: list[str] = []
@@ -228,8 +231,8 @@ async def test_clients_go_on_when_their_certificate_and_the_ca_are_replaced(
         # the connection that is there is good until it ends; this client then makes another one
         await served.server.server.stop(0)
         server = GrpcServer()
-        router_pb2_grpc.add_RouterServiceServicer_to_server(Router(), server.server)
-        tls = ServiceSettings(host=HOST, **files.server(mutual=True)).server_tls()
+        router_pb2_grpc.add_RouterServiceServicer_to_server(ROUTER, server.server)
+        tls = ServiceSettings.model_validate(files.server(mutual=True)).server_tls()
         await server.start(HOST, int(served.grpc.partition(":")[2]), tls)
         deadline = time.monotonic() + 10
         while (found := await ask()) != "g1":

@@ -16,7 +16,6 @@ from lorauter.identifiers import backend_name
 from lorauter.server.access import OPEN_PATHS
 from lorauter_gateway.api.http import SCOPES, create_http, scope_for
 from lorauter_gateway.config import Settings
-from tests.integration.gateway.conftest import Stand
 from tests.integration.gateway.tenants import POOLS, QUERY, Tenants, digest_of, tenants_standing
 
 GENERATING = {
@@ -72,8 +71,8 @@ async def test_each_route_asks_for_its_scope(tenants: Tenants, method: str, path
         assert answer.status_code in (200, 403)
 
 
-def test_every_route_of_the_gateway_has_a_scope(stand: Stand) -> None:
-    app = create_http(None, Settings(router_address="x:1", access="open"), None)  # type: ignore[arg-type]
+def test_every_route_of_the_gateway_has_a_scope() -> None:
+    app = create_http(None, Settings(router_address="x:1", access="open"), None)
     routes = [route for route in app.routes if isinstance(route, APIRoute)]
     asked = {(method, route.path) for route in routes for method in route.methods or ()}
     guarded = {path for method, path in asked if not (method == "GET" and path in OPEN_PATHS)}

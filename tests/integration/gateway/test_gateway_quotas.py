@@ -63,13 +63,13 @@ def book(key: str) -> str:
 
 async def levels(redis: Redis, key: str) -> tuple[float, float]:
     """Returns how many requests and tokens a key's book holds."""
-    found: Any = await redis.hmget(book(key), "requests", "tokens")  # type: ignore[misc]
+    found: Any = await redis.hmget(book(key), "requests", "tokens")
     return float(found[0] or 0), float(found[1] or 0)
 
 
 async def grows_older(redis: Redis, key: str, seconds: float) -> None:
     """Has a key's book be as if so much time had gone by."""
-    await redis.hincrby(book(key), "at", -round(seconds * 1e6))  # type: ignore[misc]
+    await redis.hincrby(book(key), "at", -round(seconds * 1e6))
 
 
 async def microseconds(redis: Redis) -> int:
@@ -240,7 +240,7 @@ async def test_limits_are_refused_or_unchecked_while_redis_is_away_as_chosen(
 ) -> None:
     port = free_port()
     valkey = valkey_process(tmp_path, port)
-    options = {"redis_url": valkey_url(port, 0), "quota_fallback": fallback}
+    options: dict[str, Any] = {"redis_url": valkey_url(port, 0), "quota_fallback": fallback}
     async with tenants_standing(encoder, **options) as tenants:
         limited = tenants.keys.key("a", requests_per_minute=1000)
         free = tenants.keys.key("a")

@@ -99,13 +99,14 @@ async def test_every_connection_is_tls_with_certificates_on_both_ends(tmp_path: 
     settings = issue(tmp_path)
     ca, certificate, key_file = (str(tmp_path / name) for name in ("ca.pem", "tls.crt", "tls.key"))
     tls, own, callers = ServerTls(certificate, key_file, ca), make_key(), make_key()
-    router, engine = Seen(), EnginePeer("engine-0")
+    router, engine = Seen(), EnginePeer("engine-0")  # type: ignore[abstract]
+    registry = Registry(callers)  # type: ignore[abstract]
     add_router = router_pb2_grpc.add_RouterServiceServicer_to_server
     add_registry = registry_pb2_grpc.add_RegistryServiceServicer_to_server
     async with (
         listening(engine.app) as url,
         serving(add_router, router, tls) as router_address,
-        serving(add_registry, Registry(callers), tls) as registry_address,
+        serving(add_registry, registry, tls) as registry_address,
     ):
         router.backends.append(router_pb2.Backend(backend_id="engine-0", kind="engine", url=url))
         environment = {
