@@ -177,6 +177,13 @@ def test_alerts_are_those_of_the_project() -> None:
     assert (CHART / "files" / "alerts.yaml").read_bytes() == source.read_bytes()
 
 
+def test_the_sampler_of_traces_can_be_chosen() -> None:
+    sampler = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": 0.25}
+    given = variables(main_container(deployments(changed(MANY_GPUS, ("traces.config", sampler)))["router"]))
+    assert given["OTEL_TRACES_SAMPLER"] == "parentbased_traceidratio"
+    assert given["OTEL_TRACES_SAMPLER_ARG"] == "0.25"
+
+
 def test_traces_go_where_they_are_told_to() -> None:
     for name, endpoint in ((MANY_GPUS, "http://collector.monitoring:4318"), (LEAST, None)):
         for component in ("registry", "worker-index", "worker-matching", "router", "gateway"):

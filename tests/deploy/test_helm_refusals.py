@@ -157,6 +157,7 @@ def test_contradictions_are_refused_with_what_to_do(
         ("encoderPrecision", "fp16"),
         ("traces.endpoint", "collector:4318"),
         ("traces.endpoint", "http://user:password@collector:4318"),
+        ("traces.config", {"LORAUTER_LOG_LEVEL": "debug"}),
         ("objectStore.remote", "store:bucket; rm -rf /"),
         ("adapterStore.size", "twenty"),
         ("adapterStore.accessModes", ["ReadOnlyMany"]),

@@ -33,8 +33,6 @@ URLS = {
     "QDRANT_URL": "http://host:6333",
 }
 KEY = make_key()
-OPENTELEMETRY = "OTEL_EXPORTER_OTLP_ENDPOINT"
-"""Read by OpenTelemetry, and not by a settings class."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +64,7 @@ def test_variables_are_those_that_the_service_reads(name: str) -> None:
         known = {settings.variable_name(field): info for field, info in settings.model_fields.items()}
         given = [variable["name"] for variable in container["env"]]
         assert len(given) == len(set(given)), service
-        assert set(given) - {OPENTELEMETRY} <= set(known), f"{service} does not read this"
+        assert set(given) <= set(known), f"{service} does not read this"
         assert {one for one, info in known.items() if info.is_required()} <= set(given), service
 
 
@@ -81,7 +79,24 @@ def test_what_the_chart_sets_itself_is_not_offered_twice(script: ModuleType) -> 
     own = {"LORAUTER_CONCURRENCY", "LORAUTER_MATCHING_RATE", "LORAUTER_QUERY_CACHE"} | {
         *("LORAUTER_REQUEST_TIMEOUT_SECONDS", "LORAUTER_ADAPTER_ROOTS")
     }
-    assert given - {OPENTELEMETRY} - own == script.SET_BY_CHART
+    assert given - own == script.SET_BY_CHART
+
+
+def closed(schema: object, path: str = "") -> list[str]:
+    """Returns where a schema takes names that it does not know."""
+    if isinstance(schema, list):
+        return [found for index, each in enumerate(schema) for found in closed(each, f"{path}/{index}")]
+    if not isinstance(schema, dict):
+        return []
+    is_open = schema.get("type") == "object" and not {"additionalProperties"} & set(schema)
+    found = [path] if is_open else []
+    return [*found, *(each for key, inner in schema.items() for each in closed(inner, f"{path}/{key}"))]
+
+
+def test_schema_knows_every_name_of_the_values() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert closed(schema) == ["/properties/global"], "Helm passes this one to subcharts"
+    assert schema["additionalProperties"] is False
 
 
 def test_every_other_setting_may_be_given() -> None:

@@ -109,9 +109,10 @@ holds: what the Secret is to hold, for the error.
   value: {{ .Values.logLevel }}
 - name: LORAUTER_DRAIN_SECONDS
   value: {{ .Values.drainSeconds | quote }}
-{{- with .Values.traces.endpoint }}
+{{- if .Values.traces.endpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
-  value: {{ . | quote }}
+  value: {{ .Values.traces.endpoint | quote }}
+{{- include "lorauter.config" .Values.traces.config }}
 {{- end }}
 {{- end -}}
 
