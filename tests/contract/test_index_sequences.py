@@ -1,13 +1,16 @@
 """Publishers that repeat themselves, come late or die between any two calls leave one generation."""
 
 import uuid
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient
 
+from benchmarks.sequences_process import CountedClient, Crash, Outcome, Process, Stop
 from lorauter.errors import NotFound
 from lorauter.index import ExampleSet, QdrantIndex, canonical, root_digest
 from lorauter.routing.model import Affinity, Pool, Profile, Snapshot, Task
@@ -15,27 +18,8 @@ from lorauter.routing.model import Affinity, Pool, Profile, Snapshot, Task
 NEWEST = 6
 
 
-class Crash(Exception):
-    """The process died."""
-
-
-class DyingClient:
-    """A client whose process dies before its n-th call."""
-
-    def __init__(self, client: QdrantClient, calls: int) -> None:
-        self._client = client
-        self._left = calls
-
-    def __getattr__(self, name: str):
-        method = getattr(self._client, name)
-
-        def call(*args, **kwargs):
-            if self._left <= 0:
-                raise Crash
-            self._left -= 1
-            return method(*args, **kwargs)
-
-        return call
+def die() -> None:
+    raise Crash
 
 
 def generation(tenant: str, number: int) -> tuple[Snapshot, list[ExampleSet]]:
@@ -72,8 +56,9 @@ steps = st.lists(
 def run(client: QdrantClient, tenant: str, number: int, crash_after: int | None) -> None:
     snapshot, examples = generation(tenant, number)
     try:
-        source: Any = client if crash_after is None else DyingClient(client, crash_after)
-        QdrantIndex(source).publish(snapshot, examples)
+        dying: Any = CountedClient(client, die)
+        dying.left = 0 if crash_after is None else crash_after + 1
+        QdrantIndex(dying).publish(snapshot, examples)
     except Crash:
         pass
 
@@ -103,3 +88,26 @@ def test_readers_see_one_whole_generation_and_none_goes_back_when_publishers_die
     report = reader.publish(snapshot, examples, thorough=True)
     assert (report.written, report.deleted) == (0, surplus)
     assert reader.verify(snapshot, examples).surplus == 0
+
+
+@pytest.mark.parametrize("thorough", [False, True], ids=["quick", "thorough"])
+@pytest.mark.parametrize("newest", [3, 5], ids=["points-return", "a-scatter-more"])
+def test_what_a_newer_generation_names_stays_when_an_older_publisher_halts_anywhere_and_goes_on_late(
+    thorough, newest
+):
+    """Task 2 is of odd generations only: the second one replaces it, and the next brings it back."""
+    wanted, halts = generation("t", newest), 0
+    for calls in range(1, 60):
+        client = QdrantClient(":memory:")
+        run(client, "t", 1, None)
+        late = Process(client)
+        publish = partial(QdrantIndex(late.client).publish, *generation("t", 2), thorough=thorough)
+        if late.run(publish, Stop(calls=calls, dies=False)) is Outcome.DONE:
+            break
+        halts += 1
+        run(client, "t", newest, None)
+        assert late.resume() is Outcome.DONE
+        index = QdrantIndex(client)
+        assert index.verify(*wanted).is_sound, f"halted before call {calls}"
+        assert root_digest(index.read("t")) == root_digest(wanted[0])
+    assert halts > 10

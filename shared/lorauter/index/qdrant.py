@@ -10,19 +10,19 @@ serves exactly them::
     DEL  /collections/{name}
     GET  /aliases
     POST /collections/aliases                            create_alias, delete_alias
-    PUT  /collections/{name}/points?wait=true            points, update_filter (range on `generation`)
+    PUT  /collections/{name}/points?wait=true            points, update_filter (range, match value)
     POST /collections/{name}/points                      by ids; with_payload, with_vector
     POST /collections/{name}/points/scroll               with_payload; filter: match value
     POST /collections/{name}/points/query/batch          dense and sparse; filter: match value, must_not any
     POST /collections/{name}/points/count                exact; filter: match value and any, range, has_id
-    POST /collections/{name}/points/delete?wait=true     by ids, or the same filters
+    POST /collections/{name}/points/delete?wait=true     the same filters
+    POST /collections/{name}/points/payload?wait=true    set `generation`; filter: match any, has_id, range
 
 An absent collection is answered 404 with ``{"status": {"error": "Not found: ..."}}``.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -48,6 +48,7 @@ from lorauter.index.codec import (
     task_ids,
 )
 from lorauter.index.collections import DENSE, LEXICAL, Collections, reachable
+from lorauter.index.connecting import connect
 from lorauter.index.memory import index_empty
 from lorauter.index.port import ExampleSet, Found, IndexCheck, PublishReport, Search
 from lorauter.index.qdrant_search import search_tasks
@@ -58,6 +59,9 @@ from lorauter.routing.whitening import Packed
 
 READ_ATTEMPTS = 5
 """How often a read starts again because publishing overtook it."""
+
+PUBLISH_ATTEMPTS = 5
+"""How often a publishing starts again because one of an older or the same generation came between."""
 
 
 class QdrantIndex:
@@ -70,13 +74,7 @@ class QdrantIndex:
     def __init__(
         self, source: str | QdrantClient, timeout_seconds: float = 10.0, *, prefix: str = ""
     ) -> None:
-        self._client = (
-            QdrantClient(
-                url=source, timeout=math.ceil(timeout_seconds), check_compatibility=False, trust_env=False
-            )
-            if isinstance(source, str)
-            else source
-        )
+        self._client = connect(source, timeout_seconds) if isinstance(source, str) else source
         self._prefix = prefix
         self._profiles = layout.profiles_collection(prefix)
         self._held: dict[str, Parts] = {}
@@ -139,22 +137,29 @@ class QdrantIndex:
         """See SnapshotIndex."""
         tree = encode(snapshot)
         names = Collections.of(self._prefix, snapshot.encoder_digest)
-        writer = SnapshotWriter(self._client, names, snapshot, tree, examples)
         with reachable():
             layout.ensure(self._client, names, _dimension(tree))
-            before = self.published(snapshot.tenant)
-            written = writer.write_tasks() + writer.write_examples(thorough)
-            written += writer.write_scatters()
-            reach("upsert")
-            written += writer.write_root()
-            writer.move_marker()
-            deleted = 0
-            if moved := self._is_published(snapshot, tree):
-                layout.point_aliases(self._client, self._prefix, names)
-                deleted = self._clean(writer, before, thorough)
-                # an older publisher may have cleaned up meanwhile
-                written += writer.write_tasks() + writer.write_scatters()
-        return PublishReport(tree.digest, written, deleted, moved)
+            written = 0
+            for _ in range(PUBLISH_ATTEMPTS):
+                marker = self.published(snapshot.tenant)
+                digest = marker[1] if marker is not None else ""
+                root = self._payload(point_id(digest))
+                writer = SnapshotWriter(self._client, names, snapshot, tree, examples, digest, root)
+                written += writer.write_tasks() + writer.write_examples(thorough)
+                written += writer.write_scatters()
+                reach("upsert")
+                written += writer.write_root()
+                writer.move_marker()
+                marker = self.published(snapshot.tenant)
+                if marker == (snapshot.generation, tree.digest):
+                    layout.point_aliases(self._client, self._prefix, names)
+                    deleted = writer.delete_unreachable() if thorough else writer.delete_replaced()
+                    return PublishReport(tree.digest, written, deleted, moved=True)
+                if marker is not None and marker[0] > snapshot.generation:
+                    return PublishReport(tree.digest, written, 0, moved=False)
+        raise Unavailable(
+            "INDEX_CONTENDED", f"others publish tenant {snapshot.tenant!r} all the time: retry in a second"
+        )
 
     def verify(self, snapshot: Snapshot, examples: Sequence[ExampleSet]) -> IndexCheck:
         """See SnapshotIndex."""
@@ -250,12 +255,6 @@ class QdrantIndex:
                 used |= {names.tasks, names.examples}
             if offset is None:
                 return used
-
-    def _clean(self, writer: SnapshotWriter, before: tuple[int, str] | None, thorough: bool) -> int:
-        if thorough:
-            return writer.delete_unreachable()
-        root = self._payload(point_id(before[1])) if before is not None else None
-        return writer.delete_replaced(before[1], root) if before is not None and root is not None else 0
 
     def _present(self, collection: str, ids: list[str]) -> set[str]:
         if not ids or not self._client.collection_exists(collection):

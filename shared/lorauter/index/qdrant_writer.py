@@ -1,4 +1,10 @@
-"""Writes a snapshot's points to Qdrant, and deletes what no reader can reach."""
+"""Writes a snapshot's points to Qdrant, and deletes what no reader can reach.
+
+A publisher may halt anywhere and go on late, also while it deletes; nothing that a newer root names may go
+then. So every point is stamped with a generation, and a publisher deletes only what older ones stamped. What
+its root names and the root that is published now does not may be about to be deleted: it is stamped anew
+before it is looked for. The marker moves only from that very root, so that what both name is out of danger.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +44,26 @@ class SnapshotWriter:
         snapshot: Snapshot,
         tree: Tree,
         examples: Sequence[ExampleSet],
+        published: str = "",
+        replaced: Payload | None = None,
     ) -> None:
+        """``published`` is the digest of the root that is published now, ``replaced`` what it holds."""
         self._client = client
         self._names = names
         self._snapshot = snapshot
         self._tree = tree
         self._sets = {example_set_digest(snapshot.tenant, part): part for part in examples}
+        self._digest, self._replaced = published, replaced or {"pools": []}
+        is_ours = names == Collections.of(names.prefix, self._replaced.get("encoder_digest", ""))
+        self._named = set(task_ids(self._replaced)) if is_ours else set()
+        self._named_sets: dict[str, int] = self._replaced.get(SETS, {}) if is_ours else {}
+        self._named_scatters = scatter_ids(self._replaced)
 
     def write_tasks(self) -> int:
         """Writes the tasks that are missing; returns how many."""
         if not self._tree.tasks:
             return 0
+        self._stamp_ids(self._names.tasks, [id_ for id_ in self._tree.tasks if id_ not in self._named])
         held = layout.present(self._client, self._names.tasks, list(self._tree.tasks))
         missing = [point for id_, point in self._tree.tasks.items() if id_ not in held]
         self._upsert(self._names.tasks, [self._task_point(point) for point in missing])
@@ -57,14 +72,19 @@ class SnapshotWriter:
     def write_examples(self, thorough: bool) -> int:
         """Writes the sets whose last point, written last, is missing; returns how many points.
 
-        ``thorough`` counts every set, and writes those again that lost points since.
+        Sets that the published root does not name, with ``thorough`` all sets, are counted, and written again
+        where they lost points since.
         """
         if not self._tree.tasks:
             return 0
+        doubtful = [set_ for set_ in self._sets if set_ not in self._named_sets]
+        if doubtful:
+            self._stamp(self._names.examples, match_any("set", doubtful))
         last = {_example_id(set_, size - 1): set_ for set_, size in self.set_sizes.items() if size}
         held = {last[id_] for id_ in layout.present(self._client, self._names.examples, list(last))}
-        if thorough and self.count_examples() != sum(self.set_sizes.values()):
-            held = {set_ for set_ in held if self.count_examples([set_]) == self.set_sizes[set_]}
+        counted = list(held) if thorough else [set_ for set_ in held if set_ not in self._named_sets]
+        if self.count_examples(counted) != sum(self.set_sizes[set_] for set_ in counted):
+            held -= {set_ for set_ in counted if self.count_examples([set_]) != self.set_sizes[set_]}
         return sum(self._write_set(part) for set_, part in self._sets.items() if set_ not in held)
 
     @property
@@ -82,6 +102,8 @@ class SnapshotWriter:
 
     def write_scatters(self) -> int:
         """Writes the profiles' scatters that are missing; returns how many."""
+        doubtful = [id_ for id_ in self._tree.scatters if id_ not in self._named_scatters]
+        self._stamp_ids(self._names.profiles, doubtful)
         held = layout.present(self._client, self._names.profiles, list(self._tree.scatters))
         missing = {id_: payload for id_, payload in self._tree.scatters.items() if id_ not in held}
         generation = self._snapshot.generation
@@ -102,7 +124,7 @@ class SnapshotWriter:
         return 1
 
     def move_marker(self) -> None:
-        """Lets the marker name this root unless it names a newer generation's."""
+        """Lets the marker name this root if it still names the one before, and that is not newer."""
         tenant, generation = self._snapshot.tenant, self._snapshot.generation
         marker = models.PointStruct(
             id=marker_id(tenant),
@@ -121,25 +143,25 @@ class SnapshotWriter:
                 [marker],
                 wait=True,
                 ordering=models.WriteOrdering.STRONG,
-                update_filter=models.Filter(must=[_up_to(generation)]),
+                update_filter=models.Filter(must=[_up_to(generation), match_value("root", self._digest)]),
             )
 
-    def delete_replaced(self, digest: str, root: Payload) -> int:
-        """Deletes what the root that was published before, ``root``, named and this one does not.
+    def delete_replaced(self) -> int:
+        """Deletes what the root that was published before named and this one does not.
 
         What another encoder made stays: it is the quick way back, and goes with its collections.
         """
-        if digest == self._tree.digest:
+        if self._digest in ("", self._tree.digest):
             return 0
-        deleted = 0
-        if Collections.of(self._names.prefix, root["encoder_digest"]).tasks == self._names.tasks:
-            tasks = [id_ for id_ in task_ids(root) if id_ not in self._tree.tasks]
-            old = [(set_, size) for set_, size in root.get(SETS, {}).items() if set_ not in self._sets]
-            examples = [_example_id(set_, place) for set_, size in old for place in range(size)]
-            deleted += self._delete_ids(self._names.tasks, tasks)
-            deleted += self._delete_ids(self._names.examples, examples)
-        scatters = [id_ for id_ in scatter_ids(root) if id_ not in self._tree.scatters]
-        return deleted + self._delete_ids(self._names.profiles, [point_id(digest), *scatters])
+        tasks = [id_ for id_ in self._named if id_ not in self._tree.tasks]
+        old = [(set_, size) for set_, size in self._named_sets.items() if set_ not in self._sets]
+        examples = [_example_id(set_, place) for set_, size in old for place in range(size)]
+        scatters = [id_ for id_ in self._named_scatters if id_ not in self._tree.scatters]
+        return (
+            self._delete_ids(self._names.tasks, tasks)
+            + self._delete_ids(self._names.examples, examples)
+            + self._delete_ids(self._names.profiles, [point_id(self._digest), *scatters])
+        )
 
     def delete_unreachable(self) -> int:
         """Deletes all points of this and older generations that this root does not name.
@@ -156,10 +178,22 @@ class SnapshotWriter:
             deleted += self._delete(self._names.examples, match_any("set", list(self._sets)))
         return deleted
 
+    def _stamp_ids(self, collection: str, ids: Sequence[str]) -> None:
+        for batch in layout.in_batches(ids, layout.ID_BATCH):
+            self._stamp(collection, models.HasIdCondition(has_id=batch))
+
+    def _stamp(self, collection: str, chosen: models.Condition) -> None:
+        """Keeps older publishers from deleting what is there of some points."""
+        generation = self._snapshot.generation
+        older = models.Filter(must=[chosen, _up_to(generation - 1)])
+        self._client.set_payload(collection, {"generation": generation}, points=older, wait=True)
+
     def _delete_ids(self, collection: str, ids: list[str]) -> int:
+        older = _up_to(self._snapshot.generation - 1)
         if ids and self._client.collection_exists(collection):
             for batch in layout.in_batches(ids, layout.ID_BATCH):
-                self._client.delete(collection, models.PointIdsList(points=batch), wait=True)
+                chosen = models.Filter(must=[older, models.HasIdCondition(has_id=batch)])
+                self._client.delete(collection, models.FilterSelector(filter=chosen), wait=True)
         return len(ids)
 
     def _delete(self, collection: str, kept: models.Condition) -> int:
@@ -214,11 +248,16 @@ def _example_id(set_digest: str, position: int) -> str:
 
 def of_tenant(tenant: str) -> models.FieldCondition:
     """Returns the condition that a point is a tenant's."""
-    return models.FieldCondition(key="tenant", match=models.MatchValue(value=tenant))
+    return match_value("tenant", tenant)
 
 
 def _up_to(generation: int) -> models.FieldCondition:
     return models.FieldCondition(key="generation", range=models.Range(lte=generation))
+
+
+def match_value(key: str, value: str) -> models.FieldCondition:
+    """Returns the condition that a field holds this value."""
+    return models.FieldCondition(key=key, match=models.MatchValue(value=value))
 
 
 def match_any(key: str, values: list[str]) -> models.FieldCondition:
