@@ -8,6 +8,7 @@ a rule an error. It draws a page for each dashboard: dashboard-health.svg, -qual
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import subprocess
 import sys
@@ -17,25 +18,26 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.dashboards_backends import DASHBOARDS
 from benchmarks.dashboards_figure import draw
 from benchmarks.dashboards_panels import Dashboard
-from benchmarks.dashboards_prometheus import STEP_SECONDS, Prometheus, Series, running
+from benchmarks.dashboards_prometheus import Prometheus, Series, running
 from benchmarks.dashboards_rules import RULES, TESTS
 from lorauter import Client
 from lorauter.errors import LorauterError, Unauthenticated
 from lorauter.registry.v1 import registry_pb2 as pb
-from lorauter_suite.seeding import POOL_ID, VALIDATION_EXAMPLES, demo_tasks, seed
+from lorauter_suite.seeding import POOL_ID, VALIDATION_EXAMPLES, DemoTask, demo_tasks, seed
 from lorauter_suite.suite import Suite
-from lorauter_suite.walkthrough import follow_matching, sample_queries
+from lorauter_suite.walkthrough import Query, follow_matching, sample_queries
 
 CALLERS = 3
 CHANGE_SECONDS = 12.0
 """How often a validation set is replaced meanwhile."""
 
-LOAD_SECONDS = 90.0
+LOAD_SECONDS = 120.0
 UNTYPICAL = ("Wie spät ist es in Lissabon?", "SELECT count(*) FROM rows WHERE id < 7;", "∑ 1/n² = π²/6 ?")
 
 
@@ -96,26 +98,34 @@ def _ask_without_key(gateway: str) -> None:
 
 
 def _ask(client: Client, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    queries = sample_queries(12)
-
-    def caller(number: int) -> None:
-        for place, query in enumerate(queries[number::CALLERS]):
-            if time.monotonic() > deadline:
-                return
-            text = UNTYPICAL[place % len(UNTYPICAL)] if place % 7 == 6 else query.text
-            with suppress(LorauterError):
-                if place % 5 == 4:
-                    for _ in client.generate_stream(text, pool=POOL_ID, max_new_tokens=query.max_new_tokens):
-                        pass
-                else:
-                    client.generate(
-                        text, pool=POOL_ID, max_new_tokens=query.max_new_tokens, base=place % 11 == 10
-                    )
-
-    while time.monotonic() < deadline:
+    """Asks first what is like the validation sets, then in other words, and what no task stands for."""
+    usual = [Query(task.id, text, "", task.max_new_tokens) for task in demo_tasks() for text in _left(task)]
+    unusual = [
+        replace(query, text=UNTYPICAL[place % len(UNTYPICAL)]) if place % 7 == 6 else query
+        for place, query in enumerate(sample_queries(12))
+    ]
+    for queries in (usual, unusual):
+        deadline = time.monotonic() + seconds / 2
         with ThreadPoolExecutor(CALLERS) as threads:
-            list(threads.map(caller, range(CALLERS)))
+            for number in range(CALLERS):
+                threads.submit(_call, client, queries[number::CALLERS], deadline)
+
+
+def _left(task: DemoTask) -> list[str]:
+    return [example["input"] for example in task.examples("validation")[VALIDATION_EXAMPLES:]]
+
+
+def _call(client: Client, queries: list[Query], deadline: float) -> None:
+    """Asks in turn until the time is up, some as streams, some of the bare base."""
+    for place, query in enumerate(itertools.cycle(queries)):
+        if time.monotonic() > deadline:
+            return
+        with suppress(LorauterError):
+            if place % 5 == 4:
+                list(client.generate_stream(query.text, pool=POOL_ID, max_new_tokens=query.max_new_tokens))
+            else:
+                is_base, most = place % 11 == 10, query.max_new_tokens
+                client.generate(query.text, pool=POOL_ID, max_new_tokens=most, base=is_base)
 
 
 def _change(client: Client) -> None:
@@ -153,12 +163,7 @@ def evaluate(prometheus: Prometheus, folder: Path) -> list[str]:
         problems += [
             f"{dashboard.title}: {where} has no series" for where, series in found.items() if not series
         ]
-        draw(
-            dashboard,
-            found,
-            folder / f"dashboard-{dashboard.uid.removeprefix('lorauter-')}.svg",
-            STEP_SECONDS,
-        )
+        draw(dashboard, found, folder / f"dashboard-{dashboard.uid.removeprefix('lorauter-')}.svg")
         say(f"{dashboard.title}: {len(found)} queries, {sum(map(len, found.values()))} series")
     firing = sorted(prometheus.firing())
     say(f"alerts that wait or fire: {', '.join(firing) or 'none'}")

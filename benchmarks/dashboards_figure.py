@@ -19,20 +19,19 @@ _MOST_NAMED = 8
 """Lines that are named below a panel; Grafana scrolls."""
 
 
-def draw(
-    dashboard: Dashboard, found: Mapping[str, Sequence[Series]], path: Path, step_seconds: float
-) -> None:
+def draw(dashboard: Dashboard, found: Mapping[str, Sequence[Series]], path: Path) -> None:
     """Writes a page; ``found`` is by ``title/legend`` of the panels' queries."""
     panels = [panel for row in dashboard.rows.values() for panel in row]
     rows = math.ceil(len(panels) / _COLUMNS)
     with mpl.rc_context({**RECIPE, "font.size": 7.5}):
         figure = Figure(figsize=(13, 2.7 * rows), layout="constrained")
-        grid = figure.subplots(rows, _COLUMNS, squeeze=False).flat
-        begin = min((s.points[0][0] for series in found.values() for s in series), default=0.0)
+        grid = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
+        times = [at for series in found.values() for line in series for at, _ in line.points]
         for axes, panel in zip(grid, panels, strict=False):
             lines = [line for _, legend in panel.queries for line in found[f"{panel.title}/{legend}"]]
-            _panel(axes, panel, lines, begin)
-        for axes in list(grid)[len(panels) :]:
+            _panel(axes, panel, lines, min(times))
+            axes.set_xlim(0, max(times) - min(times))
+        for axes in grid[len(panels) :]:
             axes.set_visible(False)
         figure.suptitle(dashboard.title, x=0.01, ha="left", fontsize=12)
         figure.savefig(path, metadata={"Date": None})
@@ -46,8 +45,10 @@ def _panel(axes: Axes, panel: Panel, lines: Sequence[Series], begin: float) -> N
     axes.set_title(f"{panel.title}{unit}", loc="left", fontsize=8, fontweight="bold")
     axes.grid(color=GRID, lw=0.5)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    names = [line.name or panel.title for line in lines[:_MOST_NAMED]]
+    low, high = axes.get_ylim()
+    is_zero = all(value == 0 for line in lines for _, value in line.points)
+    axes.set_ylim((0, 1) if is_zero else (min(0.0, low), high))
+    names = [line.name or "none" for line in lines[:_MOST_NAMED]]
     more = [f"and {len(lines) - _MOST_NAMED} more"] if len(lines) > _MOST_NAMED else []
     handles = [*axes.get_lines()[:_MOST_NAMED], *(axes.plot([], [], lw=0) if more else [])]
     axes.legend(

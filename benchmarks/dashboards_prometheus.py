@@ -19,7 +19,7 @@ from benchmarks.dashboards_rules import RULES, alerts
 from lorauter_suite.embedded.ports import free_port
 
 SCRAPE_SECONDS = 2
-STEP_SECONDS = 2
+STEP_SECONDS = 4
 _RATE_SECONDS = 20
 """What Grafana would put for $__rate_interval is four scrapes at least; here some more, for calm lines."""
 

@@ -32,6 +32,8 @@ from lorauter.tracing import NOWHERE, OFF, Attributes, Carrier, Kind, Span
 _CLOSE_SECONDS = 2.0
 """How long a process that ends waits for its last spans to be taken."""
 
+_log = logging.getLogger("opentelemetry")
+
 _KINDS: Mapping[Kind, SpanKind] = {
     "internal": SpanKind.INTERNAL,
     "server": SpanKind.SERVER,
@@ -58,7 +60,7 @@ class OtlpRecorder:
         self._tracer = self._provider.get_tracer("lorauter")
         self._w3c = TraceContextTextMapPropagator()
         # else every try to reach a receiver that is away would be a line
-        logging.getLogger("opentelemetry").setLevel(logging.ERROR)
+        _log.setLevel(logging.ERROR)
         atexit.register(self.close)
 
     def start(
@@ -104,6 +106,7 @@ class OtlpRecorder:
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(_CLOSE_SECONDS)
+        _log.setLevel(logging.CRITICAL)  # what is still being tried is given up
 
     def _link(self, to: Carrier) -> trace.Link:
         return trace.Link(trace.get_current_span(self._w3c.extract(to, _ROOT)).get_span_context())

@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import ASGIApp
 
 from lorauter import AsyncClient
 from lorauter.canary import CANARY_TEXT
@@ -27,6 +28,7 @@ from lorauter.errors import FailedPrecondition, NotFound
 from lorauter.router.v1 import router_pb2, router_pb2_grpc
 from lorauter.server.access import Gate, OpenGate
 from lorauter.server.grpc import GrpcServer
+from lorauter.server.traces import http_traces
 from lorauter_gateway.api.http import create_http
 from lorauter_gateway.config import Settings
 from lorauter_gateway.main import assembled, grpc_server
@@ -252,7 +254,7 @@ class _Quiet(uvicorn.Server):
 
 
 @asynccontextmanager
-async def listening(app: FastAPI) -> AsyncIterator[str]:
+async def listening(app: ASGIApp) -> AsyncIterator[str]:
     """Serves an application on a free port; yields its url."""
     config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1)
     server = _Quiet(config)
@@ -322,7 +324,8 @@ async def standing(engines: int = 1, gate: Gate | None = None, **settings: Any) 
         config = Settings(router_address=f"127.0.0.1:{router_port}", **options)
         gateway = await stack.enter_async_context(assembled(config))
         gate = gate or OpenGate(config.tenant)
-        stand.url = await stack.enter_async_context(listening(create_http(gateway, config, gate)))
+        app = http_traces(create_http(gateway, config, gate))
+        stand.url = await stack.enter_async_context(listening(app))
         grpc = grpc_server(gateway, config, gate)
         port = await grpc.start("127.0.0.1", 0)
         stack.push_async_callback(grpc.stop, 0)
