@@ -66,7 +66,7 @@ def test_each_service_gets_the_secrets_that_it_needs_and_no_others(name: str) ->
     backends = {"LORAUTER_BACKEND_KEY"} if name != LEAST else set()
     expected = {
         "registry": {"DATABASE_URL", "REDIS_URL", "LORAUTER_BOOTSTRAP_KEY", "LORAUTER_GATEWAY_KEY"},
-        "worker-index": {"DATABASE_URL", "REDIS_URL", "QDRANT_URL", *backends},
+        "worker-index": {"DATABASE_URL", "REDIS_URL", "QDRANT_URL"},
         "worker-matching": {"DATABASE_URL", "REDIS_URL", "QDRANT_URL", *backends},
         "router": {"REDIS_URL", "QDRANT_URL"},
         "gateway": {"REDIS_URL", "LORAUTER_API_KEY", *backends},

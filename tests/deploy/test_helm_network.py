@@ -19,11 +19,14 @@ from tests.deploy.charts import (
     SERVER,
     Object,
     changed,
+    deployments,
+    main_container,
     name_of,
     of_kind,
     pods,
     rendered,
     selects,
+    variables,
 )
 
 PAGE = ROOT / "docs" / "operations" / "kubernetes.md"
@@ -166,6 +169,30 @@ def test_policies_name_pods_that_there_are(name: str) -> None:
         own = [each for each in selectors if "app.kubernetes.io/component" in each["matchLabels"]]
         for selector in own:
             assert any(selects(selector, each) for each in labels), (name_of(policy), selector)
+
+
+ADDRESSES = {
+    "DATABASE_URL": {"database"},
+    "REDIS_URL": {"redis"},
+    "QDRANT_URL": {"qdrant"},
+    "LORAUTER_ROUTER_ADDRESS": {"router"},
+    "LORAUTER_REGISTRY_ADDRESS": {"registry"},
+    "LORAUTER_BACKEND_KEY": {"tgi", "vllm", "engine"},
+    "OTEL_EXPORTER_OTLP_ENDPOINT": {"collector"},
+}
+"""Whom a service calls that is given this variable."""
+
+
+def test_each_service_reaches_whom_its_variables_name_and_nobody_else(whole: list[list[Object]]) -> None:
+    objects = whole[0]
+    out = set(edges(objects, "egress"))
+    for component, found in deployments(objects).items():
+        if component in {"a", "b", "engine"}:
+            continue  # inference servers call nobody of the release
+        given = variables(main_container(found))
+        named = {there for variable, those in ADDRESSES.items() if variable in given for there in those}
+        reached = {there for here, there, _ in out if here == component}
+        assert reached - {"dns", "hub", "object store"} == named, component
 
 
 def vllm_callers(objects: Sequence[Object]) -> set[str]:
