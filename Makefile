@@ -64,6 +64,10 @@ bench-refit: setup ## Time refits, in full and after one more task; JSON=path wr
 bench-latency: setup ## Time routes beside the encoder alone; FLAN=dir takes real queries, JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.latency $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON))
 
+.PHONY: bench-tenants
+bench-tenants: setup ## Measure what more tenants cost a router; JSON=path writes the figures
+	@$(BIN)/python -m benchmarks.tenants $(if $(JSON),--json $(JSON))
+
 .PHONY: bench-matching
 bench-matching: setup ## Measure matching; FLAN=dir replays real scores too, JSON=path writes the figures
 	@$(BIN)/python -m benchmarks.matching $(if $(FLAN),--flan $(FLAN)) $(if $(JSON),--json $(JSON))
