@@ -109,6 +109,10 @@ dashboards: setup ## Have a real Prometheus evaluate every panel and alert on a 
 traces: setup ## Draw the traces of a registration and a generation into OUT=docs/images
 	@$(BIN)/python -m benchmarks.traces $(if $(OUT),--out $(OUT))
 
+.PHONY: sequences
+sequences: setup ## Random commands, events, crashes and halts, COUNT=n of them, SEED=n; SLICE=k SHRINK=1 replays, JSON=path
+	@$(BIN)/python -m benchmarks.sequences $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) $(if $(SLICE),--slice $(SLICE)) $(if $(SHRINK),--shrink) $(if $(JSON),--json $(JSON))
+
 .PHONY: flan
 flan: setup ## Download the public FLAN data that bench-routing reads into DIR=path, without what adapters scored
 	@$(BIN)/python scripts/flan_download.py $(DIR)
