@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ssl
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,31 @@ def test_the_worker_measures_with_the_key_and_says_that_another_is_refused(serve
     with pytest.raises(FailedPrecondition) as caught:
         evaluate(server, "another")
     assert caught.value.reason == "BACKEND_KEY_REFUSED"
+
+
+def test_the_worker_follows_no_redirect_with_its_key() -> None:
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_response(307)
+            self.send_header("location", f"http://{LOOPBACK}:{server.server_port}/elsewhere")
+            self.end_headers()
+
+        do_GET = do_POST  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """Keeps the test's output quiet."""
+
+    with ThreadingHTTPServer((LOOPBACK, 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        for kind in ("engine", "tgi", "vllm"):
+            with pytest.raises(LorauterError):
+                evaluate(Guarded(kind, f"http://{LOOPBACK}:{server.server_port}"), KEY)
+        server.shutdown()
+    assert asked
+    assert "/elsewhere" not in asked
 
 
 def test_servers_ask_for_the_key_where_work_is_done(server: Guarded) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import grpc
 
-from lorauter.access import caller
-from lorauter.errors import InvalidArgument
+from lorauter.access import Caller, caller
+from lorauter.errors import InvalidArgument, PermissionDenied
 from lorauter.gateway.v1 import gateway_pb2 as pb
 from lorauter.gateway.v1 import gateway_pb2_grpc
 from lorauter.router.v1.router_pb2 import WeightedAdapter
+from lorauter.server.access import denied
 from lorauter.server.grpc import Context
 from lorauter_gateway.domain.model import (
     MAX_STOPS,
@@ -91,7 +92,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             requested_target(request),
             _sampling(request.parameters),
             seconds,
-            caller().acting_for(request.routing.tenant),
+            _acting_for(request.routing.tenant),
             request.routing,
         )
 
@@ -116,6 +117,15 @@ async def _given_up(deadline: float, context: Context) -> AsyncIterator[None]:
     finally:
         if not handler.cancelling():
             ending.cancel()
+
+
+def _acting_for(tenant: str) -> Caller:
+    who = caller()
+    try:
+        return who.acting_for(tenant)
+    except PermissionDenied as error:
+        denied(error, "routing.tenant of lorauter.gateway.v1.GenerateRequest", who)
+        raise
 
 
 def _prompt(request: pb.GenerateRequest) -> Prompt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +16,7 @@ from google.protobuf.json_format import ParseDict
 from lorauter import Client
 from lorauter.errors import DeadlineExceeded, LorauterError, Unavailable
 from lorauter.registry.v1 import registry_pb2 as pb
+from lorauter.tls import Tls, client_context
 from lorauter_suite.cli import evidence
 from lorauter_suite.cli.context import (
     JsonFlag,
@@ -113,13 +115,18 @@ def _upload(url: str, file: Path) -> pb.Task:
     headers = {"content-type": "application/jsonl", **key_headers()}
     try:
         with file.open("rb") as lines:
-            answer = httpx.put(url, content=lines, headers=headers, timeout=120)
+            answer = httpx.put(url, content=lines, headers=headers, timeout=120, verify=_trust())
     except httpx.TransportError as error:
         raise Unavailable("REGISTRY_UNREACHABLE", f"{url} does not answer: {error}") from None
     body = answer.json()
     if answer.is_error:
         raise LorauterError(body["reason"], body["detail"])
     return ParseDict(_with_enum_prefix(body), pb.Task(), ignore_unknown_fields=True)
+
+
+def _trust() -> ssl.SSLContext:
+    """Returns whom the command trusts over HTTPS: LORAUTER_TLS_CA's, else whom the system does."""
+    return client_context(Tls.from_environment() or Tls(), trusts_system=False)
 
 
 def _with_enum_prefix(body: dict[str, object]) -> dict[str, object]:
