@@ -54,12 +54,16 @@ def _read(name: str) -> Values:
 
 def render(values: Values) -> list[Object]:
     """Returns every object of the chart; raises HelmError."""
-    with Chart.load(CHART) as chart:
-        files = chart.render(values, name="test", namespace="tests")
+    files = _chart().render(values, name="test", namespace="tests")
     documents = [
         yaml.load_all(text, yaml.CSafeLoader) for name, text in files.items() if name.endswith(".yaml")
     ]
     return [document for group in documents for document in group if document]
+
+
+@functools.cache
+def _chart() -> Chart:
+    return Chart.load(CHART)
 
 
 @functools.cache

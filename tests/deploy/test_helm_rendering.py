@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+from pathlib import Path
 
 import jsonschema
 import kubernetes_validate.utils
 import pytest
 import yaml
-from helm_python.chart import lint
+from helm_python.chart import Chart, lint, package
 
 from tests.deploy.charts import (
     CHART,
@@ -146,5 +147,12 @@ def test_defaults_render_nothing_before_they_are_completed() -> None:
     assert not defaults["engine"]["enabled"]
 
 
-def test_chart_is_packed_without_what_only_its_tests_read() -> None:
-    assert "ci/" in (CHART / ".helmignore").read_text().split()
+def test_a_packed_chart_is_whole_and_renders_the_same(tmp_path: Path) -> None:
+    archive = package(CHART, destination=tmp_path)
+    with Chart.load(archive) as chart:
+        files = chart.render(values_of(MANY_GPUS), name="test", namespace="tests")
+        carried = {file["name"] for file in chart.files}
+    documents = [yaml.safe_load_all(text) for name, text in files.items() if name.endswith(".yaml")]
+    assert [found for group in documents for found in group if found] == list(rendered(MANY_GPUS))
+    assert "files/alerts.yaml" in carried, "a link to elsewhere would be broken"
+    assert not {name for name in carried if name.startswith("ci/")}
