@@ -19,7 +19,7 @@ CALLS = 1_200
 METHODS = [
     method
     for method in pb.DESCRIPTOR.services_by_name["RegistryService"].methods
-    if method.name not in ("PutValidationSet", "WatchOperation")
+    if not (method.client_streaming or method.server_streaming)
 ]
 TEXTS = [
     "p",
