@@ -43,6 +43,7 @@ def registry_process(database_url: str, folder: Path, *roots: Path) -> Iterator[
         "REDIS_URL": "redis://127.0.0.1:1/0",
         "LORAUTER_ADAPTER_STORE": str(folder / "store"),
         "LORAUTER_ADAPTER_ROOTS": os.pathsep.join(map(str, roots)),
+        "LORAUTER_ACCESS": "open",
     }
     command = [sys.executable, "-m", "lorauter_registry.main"]
     with (folder / "registry.log").open("wb") as log:

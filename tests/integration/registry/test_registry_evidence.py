@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
+from lorauter.access import acting, open_caller
 from lorauter.errors import LorauterError
 from lorauter.registry.v1 import registry_pb2 as pb
 from lorauter.store import tables
@@ -51,13 +52,29 @@ def measured(registry: Registry, tiny_pool: Any) -> Registry:
 
 @pytest.fixture
 def fresh(registry: Registry, tiny_pool: Any) -> Registry:
-    """Another tenant's registry, with the same pool, task and adapters."""
-    fresh = Registry(dataclasses.replace(registry.context, tenant="fresh"))
+    """The registry as another tenant sees it, with the same pool, task and adapters."""
+    fresh: Any = OfTenant(registry, "fresh")
     base = {"id": "p", "base_model": tiny_pool.base_model, "base_path": str(tiny_pool.base())}
     fresh.create_pool(CreatePool.model_validate(base))
     fresh.create_task(CreateTask(id="t", pool="p", metric="exact_match"))
     fill(fresh, tiny_pool)
     return fresh
+
+
+class OfTenant:
+    """A registry whose calls are those of a tenant."""
+
+    def __init__(self, registry: Registry, tenant: str) -> None:
+        self.context = registry.context
+        self._registry = registry
+        self._tenant = tenant
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            with acting(open_caller(self._tenant)):
+                return getattr(self._registry, name)(*arguments)
+
+        return call
 
 
 def measure(registry: Registry, adapter_id: str, version: int, **evidence: Any) -> None:

@@ -189,6 +189,7 @@ class Process:
             "REDIS_URL": redis_url,
             "LORAUTER_ADAPTER_STORE": str(folder / "store"),
             "LORAUTER_ADAPTER_ROOTS": str(folder / "incoming"),
+            "LORAUTER_ACCESS": "open",
         }
         self.log = folder / "registry.log"
         with self.log.open("wb") as log:
