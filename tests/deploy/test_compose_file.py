@@ -195,6 +195,17 @@ def test_container_is_killed_only_after_it_had_time_to_drain(container: Containe
     assert grace > float(container.environment["LORAUTER_DRAIN_SECONDS"])
 
 
+def test_prometheus_scrapes_every_container_of_ours() -> None:
+    configured = yaml.safe_load((ROOT / "deploy" / "observability" / "prometheus.yml").read_text())
+    scraped = {
+        target
+        for job in configured["scrape_configs"]
+        for each in job["static_configs"]
+        for target in each["targets"]
+    }
+    assert scraped == {f"{name}:8080" for name in SERVICES if name in DAEMONS}
+
+
 def variables(how: str | None = None) -> set[str]:
     """Returns the names of the file's variables: all, or those that are used in one way."""
     text = "\n".join(line for line in FILE.read_text(encoding="utf-8").splitlines() if line[:1] != "#")

@@ -15,7 +15,10 @@ from lorauter.settings import HttpUrl, RedisUrl, RemoteAccessSettings, url_field
 class Settings(RemoteAccessSettings):
     """What the router reads from its environment."""
 
-    qdrant_url: HttpUrl = url_field("QDRANT_URL", "The index to read snapshots from.")
+    qdrant_url: HttpUrl = url_field(
+        "QDRANT_URL",
+        "Index to read snapshots from: `http://host:6333`, with an API key `https://:key@host:6333`.",
+    )
     redis_url: RedisUrl | None = Field(
         None,
         validation_alias=AliasChoices("REDIS_URL", "redis_url"),
