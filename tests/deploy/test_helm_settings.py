@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from types import ModuleType
 
 import pytest
+import yaml
 
 from lorauter.access import make_key
 from tests.deploy.charts import (
@@ -33,6 +35,7 @@ URLS = {
     "QDRANT_URL": "http://host:6333",
 }
 KEY = make_key()
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,15 @@ def test_schema_knows_every_name_of_the_values() -> None:
     assert schema["additionalProperties"] is False
 
 
+def test_every_value_of_an_inference_server_is_documented() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    page = (ROOT / "docs" / "operations" / "kubernetes.md").read_text()
+    table = page.split("`inference` is a list:")[1].split("\n\nAfter")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    documented = {name.split(".")[0] for cell in first_cells for name in re.findall(r"`([\w.]+)`", cell)}
+    assert documented == set(schema["$defs"]["inference"]["properties"])
+
+
 def test_every_other_setting_may_be_given() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     for service in SERVICES:
@@ -117,6 +129,21 @@ def test_values_are_those_that_the_service_takes(name: str, monkeypatch: pytest.
                 secret = URLS.get(variable, KEY)
                 environment.setenv(variable, value if isinstance(value, str) else secret)
             assert settings_of(service).load().http_port == 8080, service
+
+
+@pytest.mark.parametrize(
+    "component", ["registry", "worker-index", "worker-matching", "router", "gateway", "engine"]
+)
+def test_chart_and_compose_file_give_a_service_the_same(component: str) -> None:
+    shared = changed(DEV, ("adapterStore.accessModes", ["ReadWriteMany"]))
+    container = main_container(deployments(shared)[component])
+    offered = json.loads((CHART / "values.schema.json").read_text())["$defs"][f"{container['name']}Settings"]
+    given, composed = set(variables(container)), set(COMPOSE["services"][component]["environment"])
+    if component == "worker-index":
+        composed -= {"LORAUTER_BACKEND_KEY"}  # it calls no inference server
+    assert composed - given <= set(offered["properties"]), "no value of the chart gives this"
+    required = {each for each in given if each.endswith(("_URL", "_KEY", "_ADDRESS", "_STORE"))}
+    assert required <= composed, "the compose file does not give this"
 
 
 def test_further_settings_reach_the_service() -> None:
