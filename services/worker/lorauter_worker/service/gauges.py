@@ -17,8 +17,8 @@ MOST_TENANTS = 100
 """Tenants that metrics tell apart; the generations of all others are summed up."""
 
 _GENERATIONS = text("SELECT tenant, value, COALESCE(published, 0) FROM generation")
-_TASKS = text("SELECT state, count(*) FROM task GROUP BY state")
-_ADAPTERS = text("SELECT state, count(*) FROM adapter_version GROUP BY state")
+_TASKS = text("SELECT state, count(*) AS held FROM task GROUP BY state")
+_ADAPTERS = text("SELECT state, count(*) AS held FROM adapter_version GROUP BY state")
 _OPERATIONS = text(
     "SELECT count(*), COALESCE(sum(done), 0), COALESCE(sum(greatest(total - done, 0)), 0) "
     "FROM operation WHERE end_time IS NULL"
@@ -52,10 +52,10 @@ class Gauges:
                 self._count(connection)
 
     def _count(self, connection: Connection) -> None:
-        tasks: dict[str, int] = dict(connection.execute(_TASKS).tuples().all())
+        tasks = {row.state: row.held for row in connection.execute(_TASKS)}
         for state in TASK_STATES:
             telemetry.TASKS.labels(state=state).set(tasks.get(state, 0))
-        adapters: dict[str, int] = dict(connection.execute(_ADAPTERS).tuples().all())
+        adapters = {row.state: row.held for row in connection.execute(_ADAPTERS)}
         for state in ADAPTER_STATES:
             telemetry.ADAPTERS.labels(state=state).set(adapters.get(state, 0))
         under_way, done, left = connection.execute(_OPERATIONS).one()
