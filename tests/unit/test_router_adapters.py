@@ -9,7 +9,7 @@ import pytest
 from lorauter.errors import FailedPrecondition, InvalidArgument, LorauterError, NotFound
 from lorauter.routing import fit_profile
 from lorauter.routing.model import Adapter, Pool
-from lorauter_router.domain import count_servable, resolve, servable_page
+from lorauter_router.domain import Servable, resolve, servable_page
 
 NOW = 1_000.0
 
@@ -79,7 +79,12 @@ def test_pages_hold_every_servable_version_once_when_followed() -> None:
         if not token:
             break
     assert seen == [2, 3, 4]
-    assert count_servable(pool(*VERSIONS), NOW) == 3
+
+
+@pytest.mark.parametrize("now", [0.0, NOW - 1, NOW, NOW + 0.5, NOW + 1, NOW + 2])
+def test_servable_versions_are_counted_like_they_are_listed(now: float) -> None:
+    listed, _ = servable_page([pool(*VERSIONS)], 0, "", now)
+    assert Servable.of(pool(*VERSIONS)).count(now) == len(listed)
 
 
 def test_page_token_stays_valid_when_the_adapter_it_names_is_gone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,15 +20,36 @@ Key = tuple[str, str, int]
 """Where an adapter version stands in a listing: pool, id, version."""
 
 
+@dataclass(frozen=True, slots=True)
+class Servable:
+    """How many adapter versions of a pool may be served: ``always``, and until the Unix times ``ends``."""
+
+    always: int
+    ends: tuple[float, ...]
+
+    @classmethod
+    def of(cls, pool: Pool) -> Servable:
+        """Counts a pool's adapter versions."""
+        left = [each for each in pool.adapters if not each.refusal]
+        ends = sorted(each.pins_until for each in left if not each.routable and each.pins_until is not None)
+        return cls(len(left) - len(ends), tuple(ends))
+
+    def count(self, now: float) -> int:
+        """Returns how many it is at ``now``, in Unix seconds."""
+        return self.always + len(self.ends) - bisect_right(self.ends, now)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedSnapshot:
     """A tenant's snapshot with its pools compiled. Immutable: whoever holds it sees exactly one generation.
 
-    ``generation`` is in its opaque form. ``stale``: newer ones may exist that cannot be read.
+    ``servable`` is by pool. ``generation`` is in its opaque form. ``stale``: newer ones may exist that cannot
+    be read.
     """
 
     snapshot: Snapshot
     pools: Mapping[str, CompiledPool]
+    servable: Mapping[str, Servable]
     generation: str
     stale: bool = False
 
@@ -35,7 +57,8 @@ class ServedSnapshot:
     def of(cls, snapshot: Snapshot) -> ServedSnapshot:
         """Compiles every pool of a snapshot."""
         pools = {name: compile_pool(pool) for name, pool in snapshot.pools.items()}
-        return cls(snapshot, pools, encode_generation(snapshot.generation, snapshot.tenant))
+        servable = {name: Servable.of(pool) for name, pool in snapshot.pools.items()}
+        return cls(snapshot, pools, servable, encode_generation(snapshot.generation, snapshot.tenant))
 
     @property
     def tenant(self) -> str:
@@ -80,11 +103,6 @@ def resolve(pool: Pool, reference: str, now: float) -> Adapter:
     best = min(chosen, key=lambda a: (_refusal(a, now) != "", not a.routable, -a.version))
     _check_servable(best, now)
     return best
-
-
-def count_servable(pool: Pool, now: float) -> int:
-    """Returns how many adapter versions may be served at ``now``."""
-    return sum(not _refusal(adapter, now) for adapter in pool.adapters)
 
 
 def servable_page(

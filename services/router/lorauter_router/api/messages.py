@@ -24,7 +24,7 @@ from lorauter.routing.decision import (
 )
 from lorauter.routing.model import Adapter, Manifest
 from lorauter.routing.text import routed_text
-from lorauter_router.domain import ServedSnapshot, count_servable
+from lorauter_router.domain import ServedSnapshot
 from lorauter_router.questions import Answer, Question, SearchKind
 from lorauter_router.visibility import SeenPool
 
@@ -160,7 +160,7 @@ def pool_snapshot_of(seen: SeenPool, who: Caller, now: float) -> pb.PoolSnapshot
         base_model_aliases=pool.base_model_aliases,
         backends=[pb.Backend(**{**dataclasses.asdict(backend), **hidden}) for backend in pool.backends],
         task_count=len(pool.tasks),
-        adapter_count=count_servable(pool, now),
+        adapter_count=served.servable[pool.pool_id].count(now),
         profile_digest=pool.profile.digest,
         serving=pb.ServingPolicy(**dataclasses.asdict(pool.serving)),
         manifests=[_manifest(manifest) for manifest in pool.manifests],
