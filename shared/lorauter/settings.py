@@ -37,6 +37,8 @@ def _whole_key(value: SecretStr) -> SecretStr:
     return value
 
 
+TENANT_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
 ApiKeySecret = Annotated[SecretStr, AfterValidator(_whole_key)]
 """A whole API key, or nothing."""
 
@@ -179,8 +181,7 @@ class AccessSettings(ServiceSettings):
     )
     tenant: str = Field(
         "default",
-        min_length=1,
-        max_length=63,
+        pattern=TENANT_PATTERN,
         description="Whose data callers see where access is open.",
     )
 

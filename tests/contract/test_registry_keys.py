@@ -17,7 +17,7 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from lorauter import AsyncClient
-from lorauter.access import make_key, read_key
+from lorauter.access import acting, make_key, open_caller, read_key
 from lorauter.client import NO_RETRY
 from lorauter.errors import (
     FailedPrecondition,
@@ -30,10 +30,13 @@ from lorauter.errors import (
 )
 from lorauter.server.remote_keys import RemoteKeys
 from lorauter_registry.config import Settings
+from lorauter_registry.domain.adapter_requests import RegisterAdapter
+from lorauter_registry.domain.requests import CreatePool, RegisterBackend
 from lorauter_registry.main import assembled
 
 FIRST = make_key()
 DEADLINE_SECONDS = 20.0
+MODULE = {"name": "model.layers.0.self_attn.q_proj", "in_features": 8, "out_features": 8}
 
 
 @dataclass
@@ -176,6 +179,28 @@ async def test_writes_are_written_down_with_who_made_them(kept: Kept) -> None:
     assert (entries[1].request_id, entries[1].generation) == ("1", first.generation)
     assert (entries[2].key_id, entries[2].generation) == (FIRST.split("_")[1], "")
     assert by_key == entries[:2]
+
+
+async def test_each_tenant_registers_from_its_own_folder_and_on_allowed_hosts(
+    kept: Kept, tiny_pools: Any, tmp_path: Path
+) -> None:
+    roots, hosts = str(tmp_path / "incoming" / "{tenant}"), "inference.example, other.example"
+    settings = {**kept.settings, "adapter_roots": roots, "backend_hosts": hosts}
+    folders = {name: tiny_pools(tmp_path / "incoming" / name).adapter("x") for name in ("t", "u")}
+    pool: dict[str, Any] = {"id": "p", "base_model": "tiny/base", "modules": [MODULE]}
+    with assembled(Settings.model_validate(settings)) as parts, acting(open_caller("t")):
+        parts.registry.create_pool(CreatePool.model_validate(pool))
+        parts.registry.register_adapter(RegisterAdapter(id="x", pool="p", path=str(folders["t"])))
+        for path in (folders["u"], tmp_path / "incoming" / "t" / ".." / "u" / "x"):
+            with pytest.raises(InvalidArgument) as refused:
+                parts.registry.register_adapter(RegisterAdapter(id="y", pool="p", path=str(path)))
+            assert refused.value.reason == "PATH_NOT_ALLOWED"
+        backend = {"id": "b", "pool": "p", "kind": "TGI", "url": "http://gpu.inference.example:80"}
+        parts.registry.register_backend(RegisterBackend.model_validate(backend))
+        backend["url"] = "http://evil-inference.example:80"
+        with pytest.raises(PermissionDenied) as denied:
+            parts.registry.register_backend(RegisterBackend.model_validate(backend))
+        assert denied.value.reason == "BACKEND_HOST_NOT_ALLOWED"
 
 
 async def test_denied_calls_are_in_the_audit_log(kept: Kept) -> None:

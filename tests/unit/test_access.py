@@ -86,6 +86,9 @@ def test_only_a_key_for_any_tenant_acts_for_another() -> None:
         assert replace(who, any_tenant=True).acting_for(tenant).tenant == tenant
     with pytest.raises(PermissionDenied):
         who.visiting("other")
+    for wrong in ("../other", "..", "A", "a/b", "x" * 64):
+        with pytest.raises(InvalidArgument):
+            replace(who, any_tenant=True).acting_for(wrong)
 
 
 def test_caller_is_known_inside_a_call_only() -> None:

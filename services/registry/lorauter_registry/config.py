@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from lorauter.settings import (
+    TENANT_PATTERN,
     AccessSettings,
     ApiKeySecret,
     PostgresUrl,
@@ -33,8 +34,7 @@ class Settings(DatabaseSettings, AccessSettings):
     redis_url: RedisUrl = url_field("REDIS_URL", "Broker that wakes workers: `redis://host:port/0`.")
     tenant: str = Field(
         "default",
-        min_length=1,
-        max_length=63,
+        pattern=TENANT_PATTERN,
         description="Whose the bootstrap key is, and whose data callers see where access is open.",
     )
     bootstrap_key: ApiKeySecret = Field(
@@ -53,7 +53,13 @@ class Settings(DatabaseSettings, AccessSettings):
     adapter_store: Path = Field(description="Folder of the content-addressed adapter store; created.")
     adapter_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
-        description=f"Folders, separated by `{os.pathsep}`, under which callers may name adapters and bases.",
+        description=f"Folders, separated by `{os.pathsep}`, under which callers may name adapters "
+        "and bases. `{tenant}` in one stands for the caller's tenant.",
+    )
+    backend_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts, separated by commas, on which and below which backends may be. Empty: anywhere; "
+        "then whoever may register one can be sent prompts and `LORAUTER_BACKEND_KEY`.",
     )
     max_body_bytes: int = Field(
         1024 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest HTTP body but for validation sets."
@@ -102,7 +108,7 @@ class Settings(DatabaseSettings, AccessSettings):
             raise ValueError("must begin with https:// or http:// and name a host")
         return value
 
-    @field_validator("hub_hosts", mode="before")
+    @field_validator("hub_hosts", "backend_hosts", mode="before")
     @classmethod
     def _hosts(cls, value: object) -> object:
         if isinstance(value, str):

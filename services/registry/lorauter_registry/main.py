@@ -102,6 +102,7 @@ def assembled(settings: Settings) -> Iterator[Assembly]:
         limits=Limits(max_rank=settings.max_adapter_rank, max_bytes=settings.max_adapter_bytes),
         max_pins=timedelta(days=settings.max_pins_days),
         audit_kept=timedelta(days=settings.audit_days),
+        backend_hosts=settings.backend_hosts,
         archive_limits=ArchiveLimits(settings.max_archive_bytes, settings.max_validation_set_bytes),
     )
     registry = Registry(context)

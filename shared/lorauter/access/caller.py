@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from lorauter.access.scopes import Scope, allows
 from lorauter.errors import PermissionDenied
+from lorauter.identifiers import check_id
 
 PUBLIC_TENANT = "public"
 """Its pools are visible to all tenants."""
@@ -54,13 +55,13 @@ class Caller:
     def acting_for(self, tenant: str) -> Caller:
         """Returns this caller as one of ``tenant``; empty: its own.
 
-        Raises PermissionDenied (TENANT_NOT_ALLOWED).
+        Raises PermissionDenied (TENANT_NOT_ALLOWED) or InvalidArgument (INVALID_ID).
         """
         if not tenant or tenant == self.tenant:
             return self
         if not self.any_tenant:
             raise _not_allowed("the key may not act for another tenant")
-        return replace(self, tenant=tenant)
+        return replace(self, tenant=check_id(tenant, "tenant"))
 
     def visiting(self, tenant: str) -> Caller:
         """Like acting_for(), but lets every caller be a guest of tenant `public`."""

@@ -6,26 +6,36 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from lorauter.access import caller
 from lorauter.errors import InvalidArgument, NotFound
 from lorauter.lora.strict import pinned
+
+TENANT = "{tenant}"
+"""Stands in a root for the caller's tenant, so that each has a folder of its own."""
 
 
 class RootedFolders:
     """Folders under configured roots; links are resolved before they are judged."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
-        self._roots = tuple(root.resolve() for root in roots)
+        self._given = tuple(map(str, roots))
+
+    @property
+    def _roots(self) -> tuple[Path, ...]:
+        roots = (root.replace(TENANT, caller().tenant) if TENANT in root else root for root in self._given)
+        return tuple(Path(root).resolve() for root in roots)
 
     def allowed(self, path: str) -> Path:
         """Returns the folder, links resolved.
 
         Raises InvalidArgument (PATH_NOT_ALLOWED) or, under a root only, NotFound (PATH_NOT_FOUND).
         """
+        roots = self._roots
         try:
             folder = Path(path).resolve()
         except (OSError, ValueError, RuntimeError):
             raise self._refused() from None
-        if not Path(path).is_absolute() or not any(folder.is_relative_to(root) for root in self._roots):
+        if not Path(path).is_absolute() or not any(folder.is_relative_to(root) for root in roots):
             raise self._refused()
         if not _is_folder(folder):
             raise _not_found(path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from sqlmodel import col, select
 
-from lorauter.errors import AlreadyExists
+from lorauter.errors import AlreadyExists, PermissionDenied
 from lorauter.store import Write, tables
 from lorauter_registry.domain.answers import BackendList
 from lorauter_registry.domain.requests import DrainBackend, ListBackends, RegisterBackend
@@ -20,8 +22,10 @@ class Backends(Part):
     def register_backend(self, request: RegisterBackend) -> Backend:
         """Registers a backend, or changes one and makes it active again.
 
-        Raises NotFound (POOL_NOT_FOUND) or AlreadyExists (BACKEND_EXISTS) if it is another pool's.
+        Raises PermissionDenied (BACKEND_HOST_NOT_ALLOWED), NotFound (POOL_NOT_FOUND) or AlreadyExists
+        (BACKEND_EXISTS) if it is another pool's.
         """
+        self._check_host(request.url)
 
         def change(tx: Write) -> Backend:
             self.existing(tx.session, tables.Pool, "pool", request.pool)
@@ -43,6 +47,16 @@ class Backends(Part):
             return backend_of(row)
 
         return self.changing(request, Backend, change)
+
+    def _check_host(self, url: str) -> None:
+        allowed, host = self.context.backend_hosts, urlsplit(url).hostname or ""
+        if allowed and not any(host == one or host.endswith(f".{one}") for one in allowed):
+            raise PermissionDenied(
+                "BACKEND_HOST_NOT_ALLOWED",
+                f"backends may not be on {host[:100]!r}: use one of {', '.join(allowed)}, or name it in "
+                "LORAUTER_BACKEND_HOSTS",
+                field="url",
+            )
 
     def list_backends(self, request: ListBackends) -> BackendList:
         """Lists backends by id; raises NotFound (POOL_NOT_FOUND)."""

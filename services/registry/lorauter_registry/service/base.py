@@ -48,6 +48,8 @@ class Context:
     limits: Limits
     max_pins: timedelta
     audit_kept: timedelta = timedelta(days=400)
+    backend_hosts: tuple[str, ...] = ()
+    """Where backends may be; empty: anywhere."""
     archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)
 
 
