@@ -12,12 +12,15 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from lorauter.errors import InvalidArgument
+from lorauter.identifiers import encode_generation
 from lorauter.registry.v1 import registry_pb2 as pb
+from lorauter.router.v1 import router_pb2
 from lorauter_suite.cli import affinity_files, evidence
 from lorauter_suite.cli.heat_map import arrange
 from lorauter_suite.cli.heat_map_figure import draw, save
 from lorauter_suite.cli.operations import read_duration
 from lorauter_suite.cli.policies import read_bytes
+from lorauter_suite.cli.profiles import is_at
 from lorauter_suite.cli.replaying import batches
 from lorauter_suite.cli.watching import View, is_unfinished, outcome
 
@@ -294,3 +297,16 @@ def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
 def test_sizes_are_refused_when_they_are_none(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is no size"):
         read_bytes(text)
+
+
+def test_rollback_is_served_from_its_generation_on() -> None:
+    def snapshot(generation: int) -> router_pb2.GetSnapshotResponse:
+        pool = router_pb2.PoolSnapshot(tenant="acme", generation=encode_generation(generation, "acme"))
+        return router_pb2.GetSnapshotResponse(pools=[pool])
+
+    wanted = encode_generation(300, "acme")
+    assert [is_at(snapshot(number), wanted) for number in (1, 299, 300, 301, 2**33)] == [
+        *(False, False),
+        *(True, True, True),
+    ]
+    assert not is_at(router_pb2.GetSnapshotResponse(), wanted)

@@ -104,7 +104,7 @@ def _served(client: Client, pool: str, digest: str, timeout: float) -> str:
     while True:
         snapshot = client.router.get_snapshot(pool=pool)
         serves = next((one.profile_digest for one in snapshot.pools), "")
-        if _is_at(snapshot, generation) and digest in ("", serves):
+        if is_at(snapshot, generation) and digest in ("", serves):
             return serves
         if time.monotonic() > deadline:
             raise DeadlineExceeded(
@@ -115,7 +115,7 @@ def _served(client: Client, pool: str, digest: str, timeout: float) -> str:
         time.sleep(POLL_SECONDS)
 
 
-def _is_at(snapshot: GetSnapshotResponse, generation: str) -> bool:
+def is_at(snapshot: GetSnapshotResponse, generation: str) -> bool:
     """Whether a snapshot of one pool is of the generation, or of a later one of its tenant."""
     return any(
         decode_generation(pool.generation, pool.tenant) >= decode_generation(generation, pool.tenant)
