@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from lorauter.settings import ServiceSettings
@@ -23,7 +24,8 @@ SET_BY_CHART = frozenset(
         *("DATABASE_URL", "REDIS_URL", "QDRANT_URL"),
         *("LORAUTER_HOST", "LORAUTER_HTTP_PORT", "LORAUTER_GRPC_PORT", "LORAUTER_LOG_LEVEL"),
         *("LORAUTER_DRAIN_SECONDS", "LORAUTER_TENANT", "LORAUTER_ACCESS", "LORAUTER_REGISTRY_ADDRESS"),
-        *("LORAUTER_BOOTSTRAP_KEY", "LORAUTER_GATEWAY_KEY", "LORAUTER_API_KEY", "LORAUTER_BACKEND_KEY", "LORAUTER_ROUTER_ADDRESS"),
+        *("LORAUTER_BOOTSTRAP_KEY", "LORAUTER_GATEWAY_KEY", "LORAUTER_API_KEY", "LORAUTER_BACKEND_KEY"),
+        "LORAUTER_ROUTER_ADDRESS",
         *("LORAUTER_TLS_CERTIFICATE", "LORAUTER_TLS_KEY", "LORAUTER_TLS_CLIENT_CA", "LORAUTER_TLS_CA"),
         *("LORAUTER_ADAPTER_STORE", "LORAUTER_QUEUES", "LORAUTER_MODEL", "LORAUTER_MODEL_ID"),
         *("LORAUTER_ENCODER", "LORAUTER_ENCODER_PRECISION"),
@@ -48,6 +50,7 @@ COMMAND = """
 | `LORAUTER_ROUTER_ADDRESS` | the embedded suite's | The same of the router. |
 | `LORAUTER_GATEWAY_ADDRESS` | the embedded suite's | The same of the gateway. |
 | `LORAUTER_REGISTRY_URL` | the embedded suite's | HTTP address of the registry, for `task put`. |
+| `LORAUTER_API_KEY` | the embedded suite's | The key that it shows; clients read it too. |
 | `DATABASE_URL`, `REDIS_URL`, `QDRANT_URL` | embedded | Your own servers, which `lorauter up` then uses. |
 """
 
@@ -70,7 +73,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     default = field.get_default(call_default_factory=True, validated_data={})
-    return f"`{_cell(str(default))}`" if default not in ("", None, [], ()) else "none"
+    return f"`{_cell(str(default))}`" if default not in ("", None, [], (), SecretStr("")) else "none"
 
 
 def _cell(text: str) -> str:
