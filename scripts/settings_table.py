@@ -30,6 +30,7 @@ SET_BY_CHART = frozenset(
         *("LORAUTER_ADAPTER_STORE", "LORAUTER_QUEUES", "LORAUTER_MODEL", "LORAUTER_MODEL_ID"),
         *("LORAUTER_ENCODER", "LORAUTER_ENCODER_PRECISION"),
         *("LORAUTER_DECISION_DETAIL", "LORAUTER_DECISION_DAYS", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        "LORAUTER_BACKEND_HOSTS",
     )
 )
 """Variables that the chart's templates set from values of their own, or from Secrets: not to be set twice."""

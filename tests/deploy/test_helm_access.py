@@ -91,6 +91,16 @@ def test_keys_are_asked_for_unless_access_is_open() -> None:
     assert registry["LORAUTER_GATEWAY_KEY"] == gateway["LORAUTER_API_KEY"]
 
 
+def test_backends_may_be_where_the_chart_knows_of_them() -> None:
+    def hosts(name: str, *changes: tuple[str, object]) -> object:
+        return environment(changed(name, *changes), "registry").get("LORAUTER_BACKEND_HOSTS")
+
+    assert hosts(LEAST) is None
+    assert hosts(DEV) == "test-lorauter-engine"
+    elsewhere = (("backends.hosts", ["gpu.example.com"]), ("networkPolicy.enabled", False))
+    assert hosts(MANY_GPUS, *elsewhere) == "test-lorauter-tgi-support,test-lorauter-vllm-code,gpu.example.com"
+
+
 def test_open_access_needs_no_keys() -> None:
     objects = changed(
         LEAST,

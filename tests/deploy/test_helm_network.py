@@ -51,6 +51,7 @@ OUTSIDE = {
     "objectStore.peers": "object store",
     "monitoring.peers": "prometheus",
     "traces.peers": "collector",
+    "backends.peers": "other backends",
 }
 NAMES = {json.dumps(peer(number)): name for number, name in enumerate(OUTSIDE.values())}
 INSIDE = {"postgres": "database"}
@@ -177,7 +178,7 @@ ADDRESSES = {
     "QDRANT_URL": {"qdrant"},
     "LORAUTER_ROUTER_ADDRESS": {"router"},
     "LORAUTER_REGISTRY_ADDRESS": {"registry"},
-    "LORAUTER_BACKEND_KEY": {"tgi", "vllm", "engine"},
+    "LORAUTER_BACKEND_KEY": {"tgi", "vllm", "engine", "other backends"},
     "OTEL_EXPORTER_OTLP_ENDPOINT": {"collector"},
 }
 """Whom a service calls that is given this variable."""

@@ -88,6 +88,7 @@ def test_a_server_outside_must_be_named_to_the_policies(path: str) -> None:
         ),
         (MANY_GPUS, [("gatewayApi.parentRefs", [])], "gatewayApi.parentRefs is empty"),
         (MANY_GPUS, [("monitoring.peers", [])], "monitoring.peers is empty, but serviceMonitor is enabled"),
+        (LEAST, [("backends.hosts", ["gpu.example.com"])], "backends.peers is empty: say where it is"),
         (MANY_GPUS, [("traces.peers", [])], "traces.peers is empty: say where it is"),
         (MANY_GPUS, [("objectStore.peers", [])], "objectStore.peers is empty: say where it is"),
         (MANY_GPUS, [("inference.0.name", "router")], "inference server router: the name is taken"),

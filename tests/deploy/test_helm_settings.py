@@ -35,6 +35,10 @@ URLS = {
     "QDRANT_URL": "http://host:6333",
 }
 KEY = make_key()
+TRACED = (
+    ("traces.endpoint", "http://collector:4318"),
+    ("traces.peers", [{"ipBlock": {"cidr": "10.0.0.9/32"}}]),
+)
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 
@@ -135,8 +139,8 @@ def test_values_are_those_that_the_service_takes(name: str, monkeypatch: pytest.
     "component", ["registry", "worker-index", "worker-matching", "router", "gateway", "engine"]
 )
 def test_chart_and_compose_file_give_a_service_the_same(component: str) -> None:
-    shared = changed(DEV, ("adapterStore.accessModes", ["ReadWriteMany"]))
-    container = main_container(deployments(shared)[component])
+    whole = (("adapterStore.accessModes", ["ReadWriteMany"]), *TRACED)
+    container = main_container(deployments(changed(DEV, *whole))[component])
     offered = json.loads((CHART / "values.schema.json").read_text())["$defs"][f"{container['name']}Settings"]
     given, composed = set(variables(container)), set(COMPOSE["services"][component]["environment"])
     if component == "worker-index":

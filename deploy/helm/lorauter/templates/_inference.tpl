@@ -11,6 +11,19 @@
 {{- toYaml $servers -}}
 {{- end -}}
 
+{{/* Hosts that may be registered as backends, separated by commas: those of the release, and those of `backends`. */}}
+{{- define "lorauter.backendHosts" -}}
+{{- $fullname := include "lorauter.fullname" . -}}
+{{- $hosts := list -}}
+{{- range .Values.inference -}}
+{{- $hosts = append $hosts (printf "%s-%s" $fullname .name) -}}
+{{- end -}}
+{{- if .Values.engine.enabled -}}
+{{- $hosts = append $hosts (printf "%s-engine" $fullname) -}}
+{{- end -}}
+{{- concat $hosts .Values.backends.hosts | join "," -}}
+{{- end -}}
+
 {{/*
 The Deployment of one inference server. Takes (dict "root" $ "server" filled-in server).
 A GPU that is free for a second pod is the exception, so an old pod goes before its successor comes.

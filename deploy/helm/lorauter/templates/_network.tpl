@@ -28,6 +28,10 @@ docs/operations/kubernetes.md. A name is a component of this release, `server:NA
 - {from: gateway, to: engine, port: 8080}
 - {from: worker-matching, to: engine, port: 8080}
 {{- end }}
+{{- if or $v.backends.peers $v.backends.hosts }}
+- {from: gateway, to: "outside:backends", port: {{ $v.backends.port }}}
+- {from: worker-matching, to: "outside:backends", port: {{ $v.backends.port }}}
+{{- end }}
 {{- range include "lorauter.servers" . | fromYamlArray }}
 - {from: gateway, to: "server:{{ .name }}", port: {{ .port }}}
 {{- if .measure }}
@@ -127,7 +131,7 @@ docs/operations/kubernetes.md. A name is a component of this release, `server:NA
 {{- $name := .name -}}
 {{- $policy := $v.networkPolicy -}}
 {{- $callers := printf "callers.%s" (trimPrefix "callers." $name) -}}
-{{- $known := dict "dns" $policy.dns "hub" $policy.hub "monitoring" $v.monitoring.peers "traces" $v.traces.peers "objectStore" $v.objectStore.peers "database" $v.database.peers "redis" $v.redis.peers "qdrant" $v.qdrant.peers -}}
+{{- $known := dict "dns" $policy.dns "hub" $policy.hub "monitoring" $v.monitoring.peers "traces" $v.traces.peers "objectStore" $v.objectStore.peers "backends" $v.backends.peers "database" $v.database.peers "redis" $v.redis.peers "qdrant" $v.qdrant.peers -}}
 {{- $peers := ternary (index $policy.callers (trimPrefix "callers." $name)) (index $known $name) (eq $callers $name) -}}
 {{- if not $peers -}}
 {{- fail (printf "%s.peers is empty: say where it is, as a list of NetworkPolicyPeer such as {ipBlock: {cidr: 10.0.0.5/32}}, or set networkPolicy.enabled to false" $name) -}}
