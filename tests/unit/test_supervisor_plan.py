@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 from pathlib import Path
 
+from lorauter.access import make_key, read_key
 from lorauter_suite.services import PORTS, SERVICES, SuiteOptions, plan
 
 
@@ -70,3 +72,25 @@ def test_options_win_when_they_set_the_environment(tmp_path):
     processes, _ = planned(tmp_path, options)
     assert set(processes) == {"postgres", "valkey", "index", "migrations", "worker-matching"}
     assert processes["worker-matching"][0].environment["LORAUTER_LEASE_SECONDS"] == "2"
+
+
+def test_suite_keeps_its_keys_to_itself_and_to_those_who_need_them(tmp_path):
+    processes, addresses = planned(tmp_path)
+    kept = tmp_path / "api-key"
+    assert kept.read_text().strip() == addresses.api_key
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert addresses.api_key not in repr(addresses)
+    holders = {
+        name for name, (spec, _) in processes.items() if addresses.api_key in spec.environment.values()
+    }
+    assert holders == {"registry"}
+    gateways = processes["gateway"][0].environment["LORAUTER_API_KEY"]
+    assert processes["registry"][0].environment["LORAUTER_GATEWAY_KEY"] == gateways != addresses.api_key
+    assert planned(tmp_path)[1].api_key == addresses.api_key
+    given = make_key()
+    assert planned(tmp_path, LORAUTER_BOOTSTRAP_KEY=given)[1].api_key == given
+
+
+def test_suite_makes_a_new_key_when_the_kept_one_is_none(tmp_path):
+    (tmp_path / "api-key").write_text("broken")
+    assert read_key(planned(tmp_path)[1].api_key)
