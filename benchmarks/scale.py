@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,13 +61,14 @@ def measured(seed: int) -> Report:
     """Returns all figures, of one run."""
     started = time.perf_counter()
     report: Report = {}
-    for name, measure in (
-        ("requests", lambda: of_requests(seed)),
-        ("database", lambda: of_registries(REGISTRIES)),
-        ("tasks", lambda: {str(size): of_tasks(size, seed) for size in TASKS}),
-        ("adapters", lambda: {str(size): of_adapters(size, ADAPTER_TASKS, seed) for size in ADAPTERS}),
-        ("matching", lambda: {str(size): of_matching(size, seed) for size in MATCHED}),
-    ):
+    steps: dict[str, Callable[[], Sized]] = {
+        "requests": lambda: of_requests(seed),
+        "database": lambda: of_registries(REGISTRIES),
+        "tasks": lambda: {str(size): of_tasks(size, seed) for size in TASKS},
+        "adapters": lambda: {str(size): of_adapters(size, ADAPTER_TASKS, seed) for size in ADAPTERS},
+        "matching": lambda: {str(size): of_matching(size, seed) for size in MATCHED},
+    }
+    for name, measure in steps.items():
         console.print(name, style="dim")
         report[name] = measure()
     unit = unit_costs(report)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks.rebuilding import await_routed, decisions
 from lorauter import Client
-from lorauter.errors import FailedPrecondition, NotFound, Unavailable
-from lorauter_suite.seeding import POOL_ID
 from lorauter_suite.suite import Addresses, Suite, SuiteOptions
 from lorauter_suite.walkthrough import sample_queries
 from tests.e2e.conftest import Command, connect
@@ -44,42 +42,14 @@ def moved(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         done = Command(suite.addresses)("import", str(archive))
         assert "validation example" in done.stdout
         with connect(suite.addresses) as client:
-            until_routed(client)
+            await_routed(client, 100)
         yield suite
-
-
-def until_routed(client: Client, seconds: float = 60.0) -> None:
-    """Waits until the router decides by all that the registry has accepted."""
-    generation = client.registry.get_generation().generation
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            client.route("is it there?", pool=POOL_ID, min_generation=generation)
-            return
-        except (FailedPrecondition, NotFound, Unavailable):
-            assert time.monotonic() < deadline, f"the index is not filled after {seconds:g} s"
-            time.sleep(0.1)
-
-
-def decisions(client: Client) -> list[object]:
-    """Returns what is decided for queries of every demo task, with the evidence."""
-    found = []
-    for query in sample_queries(3):
-        answer = client.route(query.text, pool=POOL_ID)
-        found.append(
-            (
-                [(one.adapter_id, one.version, one.weight) for one in answer.adapters],
-                [(one.task_id, one.similarity, one.probability) for one in answer.tasks],
-                (answer.best_single.adapter_id, answer.best_single.expected_utility),
-                (answer.typicality, answer.profile_digest),
-            )
-        )
-    return found
 
 
 def test_decisions_are_the_same(client: Client, moved: Suite) -> None:
     with connect(moved.addresses) as there:
-        assert decisions(there) == decisions(client)
+        queries = [query.text for query in sample_queries(3)]
+        assert decisions(there, queries) == decisions(client, queries)
 
 
 def test_nothing_is_measured_or_encoded_again(client: Client, moved: Suite) -> None:

@@ -181,7 +181,7 @@ def _write_rows(session: Session, name: str, tenant: str, spool: IO[bytes]) -> t
     if name == "operation":
         statement = statement.where(table.c.state.in_([state for state in OperationState if state.is_final]))
     for row in session.execute(statement, execution_options={"yield_per": READ_ROWS}):
-        spool.write(to_line(row._mapping))
+        spool.write(to_line(dict(row._mapping)))
         count += 1
     return count, spool.tell() - began
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lorauter.errors import AlreadyExists, LorauterError, NotFound
 from lorauter.registry.v1 import registry_pb2 as pb
@@ -122,7 +122,7 @@ def _reading(file: Path) -> Iterator[tuple[IO[bytes], int | None]]:
 
 
 @contextmanager
-def _progress(description: str) -> Iterator[tuple[Progress, int]]:
+def _progress(description: str) -> Iterator[tuple[Progress, TaskID]]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err) as progress:
         yield progress, progress.add_task(description, total=None)

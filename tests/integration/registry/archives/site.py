@@ -67,6 +67,12 @@ class Site:
     def store(self) -> AdapterStore:
         return self.registry.context.store
 
+    def heard(self) -> list[str]:
+        """The wake-ups that were sent."""
+        wakeups = self.registry.context.wakeups
+        assert isinstance(wakeups, Heard)
+        return wakeups.topics
+
     def calling(self) -> AbstractContextManager[None]:
         return acting(replace(open_caller(self.tenant), any_tenant=self.any_tenant))
 
@@ -129,25 +135,35 @@ def measured_rows(registry: Registry) -> Iterator[SQLModel]:
         assert task is not None
         version = session.get(tables.AdapterVersion, (TENANT, "b", 1))
         assert version is not None
-    of = {
+    of: dict[str, Any] = {
         "tenant": TENANT,
         "metric": "token_f1",
         "metric_version": 1,
         "prompt_digest": task.prompt_digest,
     }
-    known = {"task_id": "t", "task_version": 3, "measure_time": TIME, "standard_error": 0.1, "count": 3}
-    scored = {"score": 1 / 3, "shrunk_score": 0.1 + 0.2, "likelihood": -1e-17}
+    known: dict[str, Any] = {
+        "task_id": "t",
+        "task_version": 3,
+        "measure_time": TIME,
+        "standard_error": 0.1,
+        "count": 3,
+    }
+    scored: dict[str, Any] = {"score": 1 / 3, "shrunk_score": 0.1 + 0.2, "likelihood": -1e-17}
     yield tables.Affinity(**of, **known, **scored, adapter_id="base", adapter_version=0, eligible=False)
     yield tables.Affinity(
         **of, **known, **scored, adapter_id="b", adapter_version=1, judged_score=0.5, judged_count=1
     )
     member = {"adapter_id": "b", "version": 1, "digest": version.digest, "weight": 1.0}
-    gained = {"gain": 0.1, "gain_error": 0.05, "score": 0.5}
+    gained: dict[str, Any] = {"gain": 0.1, "gain_error": 0.05, "score": 0.5}
     yield tables.Composition(**of, **known, **gained, name=COMPOSED, members=[member])
     nan = float("nan")
-    cells = {"keys": [-(2**63), 0, 2**63 - 1], "scores": [nan, 0.5, 1.0], "likelihoods": [-0.25, nan, nan]}
+    cells: dict[str, Any] = {
+        "keys": [-(2**63), 0, 2**63 - 1],
+        "scores": [nan, 0.5, 1.0],
+        "likelihoods": [-0.25, nan, nan],
+    }
     yield tables.Measurement(**of, **cells, task_id="t", digest=version.digest, measure_time=TIME)
-    in_pool = {"tenant": TENANT, "pool": "p"}
+    in_pool: dict[str, Any] = {"tenant": TENANT, "pool": "p"}
     yield tables.Profile(
         **in_pool,
         digest="sha256:p",

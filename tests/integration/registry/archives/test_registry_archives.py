@@ -6,6 +6,7 @@ import json
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -56,7 +57,7 @@ def test_import_takes_pieces_that_end_anywhere(full: Site, fresh: Site) -> None:
 
 def test_import_leaves_index_work_for_every_pool_and_wakes_a_worker(archive: bytes, fresh: Site) -> None:
     fresh.take(archive)
-    assert fresh.registry.context.wakeups.topics == ["index"]
+    assert fresh.heard() == ["index"]
     with fresh.registry.reading() as session:
         owed = session.exec(select(tables.Outbox).where(tables.Outbox.tenant == fresh.tenant)).all()
         assert [(row.topic, row.key) for row in owed] == [("index", "p")]
@@ -102,7 +103,12 @@ def test_import_is_repeated_by_its_request_id(archive: bytes, fresh: Site) -> No
 def test_keys_are_exported_and_imported_only_when_both_are_told_to(archive: bytes, fresh: Site) -> None:
     assert "rows/api_key.jsonl" not in files_of(archive)
     fresh.take(archive)
-    key = {"id": "0" * 16, "scopes": ["admin"], "digest": bytes(range(32)), "any_tenant": True}
+    key: dict[str, Any] = {
+        "id": "0" * 16,
+        "scopes": ["admin"],
+        "digest": bytes(range(32)),
+        "any_tenant": True,
+    }
     put(fresh.registry, tables.ApiKey(tenant=fresh.tenant, create_time=TIME, **key))
     with_keys = fresh.export(with_keys=True)
     with fresh.registry.context.engine.begin() as connection:

@@ -22,9 +22,11 @@ def test_restored_dump_holds_the_same_registry(
     found = programs(database_identity())
     saved = str(tmp_path / "registry.dump")
     url = full.registry.context.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    subprocess.run([found / "pg_dump", "--format=custom", f"--file={saved}", url], check=True, timeout=60)
+    subprocess.run(
+        [str(found / "pg_dump"), "--format=custom", f"--file={saved}", url], check=True, timeout=60
+    )
     with postgres_server.database() as target:
-        restore = [found / "pg_restore", "--no-owner", "--exit-on-error", f"--dbname={target}", saved]
+        restore = [str(found / "pg_restore"), "--no-owner", "--exit-on-error", f"--dbname={target}", saved]
         subprocess.run(restore, check=True, timeout=60)
         engine = create_engine(target)
         restored = full.with_context(engine=engine)

@@ -61,7 +61,11 @@ def edited(table: str, line: int = 0, **fields: Any) -> Callable[[dict[str, byte
 
 
 def without(name: str) -> Callable[[dict[str, bytes]], None]:
-    return lambda files: [files.pop(found) for found in list(files) if found.startswith(name)] and None
+    def change(files: dict[str, bytes]) -> None:
+        for found in [each for each in files if each.startswith(name)]:
+            del files[found]
+
+    return change
 
 
 def with_header(**fields: Any) -> Callable[[dict[str, bytes]], None]:

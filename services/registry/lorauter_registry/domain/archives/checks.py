@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import singledispatchmethod
 from typing import Any
 
@@ -45,7 +45,11 @@ class Checks:
         """Takes a row."""
         if getattr(row, "generation", 0) > self._generation:
             raise _contradiction(row, f"is of a generation after the archive's, {self._generation}")
-        known = {"pool": self.pools, "task": self._tasks, "adapter": self.adapters}
+        known: Mapping[str, Collection[str]] = {
+            "pool": self.pools,
+            "task": self._tasks,
+            "adapter": self.adapters,
+        }
         for column, table in _REFERENCES.items():
             named = getattr(row, column, None)
             if named is not None and named != BASE and named not in known[table]:

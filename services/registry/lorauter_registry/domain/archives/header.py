@@ -9,8 +9,8 @@ from pydantic import Field, ValidationError
 
 from lorauter.errors import InvalidArgument
 from lorauter_registry.domain.archives.framing import refused
-from lorauter_registry.domain.archives.rows import ROWS, Big, Count
-from lorauter_registry.domain.fields import Text, Value, refusal
+from lorauter_registry.domain.archives.rows import ROWS, Big
+from lorauter_registry.domain.fields import Count, Text, Value, refusal
 
 V = TypeVar("V", bound=Value)
 
