@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -146,4 +147,8 @@ async def _door(stack: AsyncExitStack, config: Settings, keys: KeyBook) -> Door:
     server = grpc_server(gateway, config, keys)
     port = await server.start("127.0.0.1", 0)
     stack.push_async_callback(server.stop, 0)
-    return Door(url, f"127.0.0.1:{port}")
+    door = Door(url, f"127.0.0.1:{port}")
+    async with asyncio.timeout(20):
+        while (await door.send("GET", "/readyz", "")).status_code != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return door
