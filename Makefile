@@ -113,6 +113,10 @@ traces: setup ## Draw the traces of a registration and a generation into OUT=doc
 sequences: setup ## Random commands, events, crashes and halts, COUNT=n of them, SEED=n; SLICE=k SHRINK=1 replays, JSON=path
 	@$(BIN)/python -m benchmarks.sequences $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) $(if $(SLICE),--slice $(SLICE)) $(if $(SHRINK),--shrink) $(if $(JSON),--json $(JSON))
 
+.PHONY: fuzz
+fuzz: setup ## Call every RPC and route of a real suite with what hurts, COUNT=n calls a service, SEED=n, JSON=path
+	@$(BIN)/python -m tests.security.fuzz_services $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))
+
 .PHONY: flan
 flan: setup ## Download the public FLAN data that bench-routing reads into DIR=path, without what adapters scored
 	@$(BIN)/python scripts/flan_download.py $(DIR)

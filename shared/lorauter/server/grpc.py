@@ -54,7 +54,7 @@ class GrpcServer:
                 ("grpc.max_connection_age_ms", CONNECTION_MILLISECONDS),
             ],
         )
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         self._names: list[str] = [health.SERVICE_NAME, reflection.SERVICE_NAME]
 
@@ -98,6 +98,17 @@ class GrpcServer:
         """Refuses new calls and lets running ones finish for ``grace_seconds``."""
         await self._health.enter_graceful_shutdown()
         await self.server.stop(grace_seconds)
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """grpc.health with List, which grpcio's own does not serve."""
+
+    async def List(self, request: Any, context: Context) -> Any:  # noqa: N802
+        statuses = {
+            name: health_pb2.HealthCheckResponse(status=status)
+            for name, status in self._server_status.items()
+        }
+        return health_pb2.HealthListResponse(statuses=statuses)
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
