@@ -146,6 +146,7 @@ def test_contradictions_are_refused_with_what_to_do(
     ("path", "value"),
     [
         ("loglevel", "info"),
+        ("tenant", "a tenant"),
         ("router.replica", 3),
         ("drainSeconds", -1),
         ("preStopSeconds", 0),

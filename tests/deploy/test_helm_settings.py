@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from lorauter.access import make_key
+from lorauter.settings import TENANT_PATTERN
 from tests.deploy.charts import (
     CHART,
     DEV,
@@ -87,6 +88,11 @@ def test_what_the_chart_sets_itself_is_not_offered_twice(script: ModuleType) -> 
         *("LORAUTER_REQUEST_TIMEOUT_SECONDS", "LORAUTER_ADAPTER_ROOTS")
     }
     assert given - own == script.SET_BY_CHART
+
+
+def test_a_tenant_has_the_form_that_services_take() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert schema["properties"]["tenant"]["pattern"] == TENANT_PATTERN
 
 
 def closed(schema: object, path: str = "") -> list[str]:
