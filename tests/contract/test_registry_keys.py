@@ -153,6 +153,7 @@ async def test_admins_of_one_tenant_get_no_key_for_others(kept: Kept) -> None:
 
 async def test_key_is_refused_when_it_would_have_expired_or_allows_nothing(kept: Kept) -> None:
     past = Timestamp(seconds=1)
+    fields: dict[str, Any]
     for fields in ({"scopes": ["read"], "expire_time": past}, {"scopes": []}, {"scopes": ["any"]}):
         with pytest.raises(InvalidArgument):
             await kept.make(**fields)
@@ -161,7 +162,7 @@ async def test_key_is_refused_when_it_would_have_expired_or_allows_nothing(kept:
 async def test_writes_are_written_down_with_who_made_them(kept: Kept) -> None:
     made = await kept.make(["admin"], tenant="t")
     async with kept.client(made.secret) as client:
-        pool = {"id": "p", "base_model": "b"}
+        pool: dict[str, Any] = {"id": "p", "base_model": "b"}
         first = await client.registry.create_pool(**pool, request_id="1")
         await client.registry.create_pool(**pool, request_id="1")
         with pytest.raises(LorauterError):

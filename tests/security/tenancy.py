@@ -63,8 +63,8 @@ class Names:
 
     @classmethod
     def of(cls, tenant: str, folder: str = "") -> Names:
-        own = (f"{tenant}-{noun}" for noun in ("pool", "task", "adapter", "engine"))
-        return cls(*own, tenant, folder=folder)
+        own = {noun: f"{tenant}-{noun}" for noun in ("pool", "task", "adapter", "engine")}
+        return cls(**own, tenant=tenant, folder=folder)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
@@ -143,6 +144,7 @@ def test_client_sends_its_key_and_tenant_and_refuses_what_no_header_can_carry(
         "x-lorauter-tenant": "t",
     }
     for make in (Client, AsyncClient):
+        wrong: Any
         for wrong in ({"api_key": "a b"}, {"api_key": "a\n"}, {"tenant": "ü"}):
             with pytest.raises(InvalidArgument, match=r"letters"):
                 make(**wrong)
@@ -204,7 +206,7 @@ async def test_forged_keys_in_any_number_keep_no_good_one_out(monkeypatch: pytes
 
     async with AsyncClient(registry="127.0.0.1:1", api_key="") as client:
         gate = RemoteKeys(client)
-        gate._transport = Registry()
+        gate._transport = cast(Any, Registry())
         assert (await gate.admit(f"Bearer {good}")).key_id == "good"
         forged = [asyncio.create_task(gate.admit(f"Bearer {make_key()}")) for _ in range(9)]
         done, waiting = await asyncio.wait(forged, timeout=5, return_when=asyncio.FIRST_EXCEPTION)

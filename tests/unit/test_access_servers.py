@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -72,15 +72,17 @@ def test_no_open_path_is_one_that_shows_data() -> None:
     assert {"/", "/health", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"} == OPEN_PATHS
 
 
-class Router(router_pb2_grpc.RouterServiceServicer):
+class Router:
     async def Route(self, request: Any, context: Any) -> Any:
         return router_pb2.RouteResponse(decision_id=caller().tenant)
+
+    GetSnapshot = ListServableAdapters = Replay = ResolveAdapter = RouteBatch = Route
 
 
 @pytest.mark.parametrize("announced", [True, False])
 async def test_only_announced_services_answer_and_health_needs_no_key(announced: bool) -> None:
     server = GrpcServer(gate=OneKey())
-    router_pb2_grpc.add_RouterServiceServicer_to_server(Router(), server.server)
+    router_pb2_grpc.add_RouterServiceServicer_to_server(cast(Any, Router()), server.server)
     if announced:
         server.announce(router_pb2.DESCRIPTOR.services_by_name["RouterService"])
     port = await server.start("127.0.0.1", 0)

@@ -67,11 +67,11 @@ class OfTenant:
     def __init__(self, registry: Registry, tenant: str) -> None:
         self.context = registry.context
         self._registry = registry
-        self._tenant = tenant
+        self.tenant = tenant
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> Any:
-            with acting(open_caller(self._tenant)):
+            with acting(open_caller(self.tenant)):
                 return getattr(self._registry, name)(*arguments)
 
         return call

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col, func, select
 
+from lorauter.access import acting, calling, open_caller
 from lorauter.errors import AlreadyExists, Conflict, InvalidArgument, NotFound
 from lorauter.identifiers import decode_generation
 from lorauter.store import read, tables
@@ -33,8 +34,13 @@ def task(task_id: str, **fields: Any) -> CreateTask:
     return CreateTask.model_validate({"id": task_id, "pool": "p", "metric": "exact_match", **fields})
 
 
+def callers(count: int) -> ThreadPoolExecutor:
+    """Returns threads on which the registry may be called."""
+    return ThreadPoolExecutor(count, initializer=calling, initargs=(open_caller("default"),))
+
+
 def generation(registry: Registry) -> int:
-    return decode_generation(registry.get_generation(GetGeneration()).generation, "default")
+    return decode_generation(registry.get_generation(GetGeneration()).generation, registry.tenant)
 
 
 def outbox(registry: Registry) -> list[tables.Outbox]:
@@ -73,7 +79,7 @@ def test_write_is_done_once_when_duplicates_run_together(registry: Registry) -> 
         return registry.create_task(task("u", request_id="r"))
 
     before = generation(registry)
-    with ThreadPoolExecutor(10) as threads:
+    with callers(10) as threads:
         answers = list(threads.map(create, range(10)))
     assert all(answer == answers[0] for answer in answers)
     assert generation(registry) == before + 1
@@ -115,7 +121,7 @@ def test_one_of_many_changes_wins_when_all_read_the_same_etag(registry: Registry
             return False
         return True
 
-    with ThreadPoolExecutor(8) as threads:
+    with callers(8) as threads:
         assert sum(threads.map(change, range(8))) == 1
 
 
@@ -144,7 +150,7 @@ def test_generations_are_gapless_and_owed_when_20_threads_write(registry: Regist
         accepted.append(registry.delete_task(DeleteTask(id=name)).generation)
 
     before = generation(registry)
-    with ThreadPoolExecutor(20) as threads:
+    with callers(20) as threads:
         list(threads.map(work, range(20)))
     numbers = sorted(decode_generation(one, "default") for one in accepted)
     assert numbers == list(range(before + 1, before + 1 + 20 * 7))
@@ -181,26 +187,15 @@ def test_nothing_changes_when_a_write_finds_its_effect_there(registry: Registry)
 
 
 def test_pool_of_another_tenant_is_not_seen(registry: Registry) -> None:
-    context = registry.context
-    other = Registry(
-        type(context)(
-            engine=context.engine,
-            tenant="other",
-            wakeups=context.wakeups,
-            folders=context.folders,
-            hub=context.hub,
-            store=context.store,
-            limits=context.limits,
-            max_pins=context.max_pins,
-        )
-    )
-    assert other.list_tasks(ListTasks()).tasks == ()
-    for call in (other.get_pool, other.get_task):
+    with acting(open_caller("other")):
+        assert registry.list_tasks(ListTasks()).tasks == ()
+        for call, name in ((registry.get_pool, "p"), (registry.get_task, "t")):
+            with pytest.raises(NotFound):
+                call(GetById(id=name))
         with pytest.raises(NotFound):
-            call(GetById(id="p" if call == other.get_pool else "t"))
-    with pytest.raises(NotFound):
-        other.update_pool(UpdatePool(id="p", description="mine"))
-    assert generation(other) == 0
+            registry.update_pool(UpdatePool(id="p", description="mine"))
+        assert generation(registry) == 0
+    assert registry.get_pool(GetById(id="p")).description == ""
 
 
 def test_pages_hold_everything_once_while_tasks_come_and_go(registry: Registry) -> None:
