@@ -248,9 +248,13 @@ def test_page_tells_every_profile_variable_and_address() -> None:
 
 
 def test_exported_addresses_are_those_of_the_published_ports() -> None:
-    exported = dict(re.findall(r"^export (\w+_URL)=(\S+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(exported) == {"DATABASE_URL", "REDIS_URL", "QDRANT_URL"}
-    worker = CONTAINERS["worker-index"].environment
-    for name, url in exported.items():
-        here = re.sub(r"\b(postgres|redis|qdrant):(\d+)", r"127.0.0.1:\2", worker[name])
-        assert url == here
+    exported = dict(re.findall(r"^export (\w+)=([^\s…]+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    given = {**CONTAINERS["seed"].environment, **CONTAINERS["worker-index"].environment}
+    assert {"DATABASE_URL", "REDIS_URL", "QDRANT_URL"} <= set(exported) <= set(given)
+    here = {
+        f"{each.name}:{inside}": f"127.0.0.1:{outside}"
+        for each in CONTAINERS.values()
+        for _, outside, inside in (port.split(":") for port in each.published)
+    }
+    for name, value in exported.items():
+        assert value == re.sub(r"\b[a-z-]+:\d+", lambda found: here[found[0]], given[name])

@@ -51,7 +51,7 @@ def test_there_is_an_image_for_every_service_and_the_command() -> None:
 @every_image
 def test_dockerfile_is_clean(image: str) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
-    command = [hadolint, "--no-color", FOLDER / f"{image}.Dockerfile"]
+    command = [str(hadolint), "--no-color", str(FOLDER / f"{image}.Dockerfile")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
