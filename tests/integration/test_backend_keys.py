@@ -167,7 +167,7 @@ def test_the_worker_follows_no_redirect_with_its_key() -> None:
         def do_POST(self) -> None:
             asked.append(self.path)
             self.send_response(307)
-            self.send_header("location", f"http://{LOOPBACK}:{server.server_port}/elsewhere")
+            self.send_header("location", "/elsewhere")
             self.end_headers()
 
         do_GET = do_POST  # noqa: N815
@@ -175,12 +175,12 @@ def test_the_worker_follows_no_redirect_with_its_key() -> None:
         def log_message(self, *_: object) -> None:
             """Keeps the test's output quiet."""
 
-    with ThreadingHTTPServer((LOOPBACK, 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with ThreadingHTTPServer((LOOPBACK, 0), Handler) as redirecting:
+        threading.Thread(target=redirecting.serve_forever, args=(0.01,), daemon=True).start()
         for kind in ("engine", "tgi", "vllm"):
             with pytest.raises(LorauterError):
-                evaluate(Guarded(kind, f"http://{LOOPBACK}:{server.server_port}"), KEY)
-        server.shutdown()
+                evaluate(Guarded(kind, f"http://{LOOPBACK}:{redirecting.server_port}"), KEY)
+        redirecting.shutdown()
     assert asked
     assert "/elsewhere" not in asked
 
