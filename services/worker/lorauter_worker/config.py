@@ -20,7 +20,9 @@ class Settings(BackendSettings):
 
     database_url: PostgresUrl = url_field("DATABASE_URL", "PostgreSQL: `postgresql://user@host:port/name`.")
     redis_url: RedisUrl = url_field("REDIS_URL", "Broker that carries wake-ups: `redis://host:port/0`.")
-    qdrant_url: HttpUrl = url_field("QDRANT_URL", "Index: `http://host:6333`, with an API key `https://:key@host:6333`.")
+    qdrant_url: HttpUrl = url_field(
+        "QDRANT_URL", "Index: `http://host:6333`, with an API key `https://:key@host:6333`."
+    )
     queues: Annotated[tuple[Topic, ...], NoDecode] = Field(
         ("index", "matching"),
         min_length=1,
