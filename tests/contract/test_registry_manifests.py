@@ -134,7 +134,7 @@ async def test_publishing_makes_a_generation_that_the_index_owes(served: Any) ->
     first = await publish(served, found.digest, request_id="once")
     assert await publish(served, found.digest, request_id="once") == first
     after = await generation(served)
-    assert (after > before, owed(served)) == (True, ["p"])
+    assert (after != before, owed(served)) == (True, ["p"])
     again = await publish(served, found.digest)
     assert (again.publish_time, await generation(served)) == (first.publish_time, after)
     assert not first.HasField("write_time"), "its composites are not in the store yet"
