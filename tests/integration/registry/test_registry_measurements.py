@@ -151,4 +151,4 @@ def test_published_generation_is_told_once_there_is_one(registry: Registry) -> N
     told = registry.get_generation(GetGeneration())
     assert told.published_generation == encode_generation(1, "default")
     changed = registry.update_task(UpdateTask(id="t", description="x"))
-    assert registry.get_generation(GetGeneration()).generation == changed.generation > told.generation
+    assert registry.get_generation(GetGeneration()).generation == changed.generation != told.generation
