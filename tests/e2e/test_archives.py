@@ -56,7 +56,7 @@ def test_nothing_is_measured_or_encoded_again(client: Client, moved: Suite) -> N
     ports = json.loads((moved.data_dir / "ports.json").read_text())
     with urllib.request.urlopen(f"http://127.0.0.1:{ports['worker-index']}/metrics", timeout=5) as answer:
         metrics = answer.read().decode()
-    assert re.search(r'^lorauter_index_projections_total\{result="published"\} [1-9]', metrics, re.MULTILINE)
+    assert re.search(r'^lorauter_projections_total\{result="published"\} [1-9]', metrics, re.MULTILINE)
     assert re.search(r"^lorauter_encoded_texts_total 0\.0$", metrics, re.MULTILINE)
     with connect(moved.addresses) as there:
         assert [one.id for one in there.registry.list_operations()] == [
