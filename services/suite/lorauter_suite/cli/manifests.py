@@ -178,8 +178,8 @@ def _check_store(pool: str, digest: str, names: Sequence[str], store: Path) -> N
     if missing:
         raise NotFound(
             "MANIFEST_ADAPTER_MISSING",
-            f"manifest {digest[:23]} of pool {pool} names {missing[0]}, and {len(missing) - 1} more, which the "
-            f"adapter store {store} does not have: give the store that the registry writes, or publish "
+            f"manifest {digest[:23]} of pool {pool} names {missing[0]}, and {len(missing) - 1} more, that "
+            f"the adapter store {store} does not have: give the store that the registry writes, or publish "
             f"another manifest (`lorauter manifest propose {pool}`)",
         )
 
