@@ -35,7 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def whole(folder: Path) -> Iterator[Addresses]:
     """Starts all of lorauter, embedded or as TOPOLOGY says."""
     if TOPOLOGY:
-        with Topology(folder, read_variables(DEVELOPMENT)).started() as found:
+        variables = read_variables(DEVELOPMENT)
+        with pytest.MonkeyPatch.context() as patch, Topology(folder, variables).started() as found:
+            patch.setenv("LORAUTER_BACKEND_KEY", variables["LORAUTER_BACKEND_KEY"])
             yield found
     else:
         with Suite(folder) as suite:
