@@ -112,7 +112,7 @@ def text(draw: Random) -> str:
     return "".join(chr(draw.randint(*draw.choice(planes))) for _ in range(draw.randint(0, 20)))
 
 
-def _value(draw: Random, field: FieldDescriptor) -> Any:
+def _value(draw: Random, field: Any) -> Any:
     kind = field.cpp_type
     if kind == FieldDescriptor.CPPTYPE_ENUM:
         return draw.choice([*(each.number for each in field.enum_type.values), 77, -1, 2**31 - 1])
