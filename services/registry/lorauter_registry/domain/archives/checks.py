@@ -10,6 +10,7 @@ from lorauter.errors import LorauterError
 from lorauter.identifiers import BASE
 from lorauter.prompts import GenerationSpec, PromptSpec, prompt_digest
 from lorauter_registry.domain.archives import rows
+from lorauter_registry.domain.archives.columns import Row
 from lorauter_registry.domain.archives.framing import refused
 from lorauter_registry.domain.examples import ExampleSet
 
@@ -41,7 +42,7 @@ class Checks:
         self._set: tuple[str, int] | None = None
         self._examples = ExampleSet(max_set_bytes)
 
-    def take(self, row: rows.Row) -> None:
+    def take(self, row: Row) -> None:
         """Takes a row."""
         if getattr(row, "generation", 0) > self._generation:
             raise _contradiction(row, f"is of a generation after the archive's, {self._generation}")
@@ -178,7 +179,7 @@ class Checks:
                     )
 
 
-def _contradiction(row: rows.Row, problem: str) -> LorauterError:
+def _contradiction(row: Row, problem: str) -> LorauterError:
     names = ("id", "pool", "task_id", "adapter_id", "task_version", "adapter_version", "version", "digest")
     key = " ".join(str(value) for name in names if (value := getattr(row, name, None)) not in (None, ""))
     return refused(

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from lorauter.errors import InvalidArgument
+from lorauter_registry.domain.archives.columns import Big
 from lorauter_registry.domain.archives.framing import refused
-from lorauter_registry.domain.archives.rows import ROWS, Big
+from lorauter_registry.domain.archives.rows import ROWS
 from lorauter_registry.domain.fields import Count, Text, Value, refusal
 
 V = TypeVar("V", bound=Value)

@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from lorauter.errors import LorauterError, UnprocessableRequest
+from lorauter_registry.domain.archives.columns import Row
 from lorauter_registry.domain.archives.framing import refused
-from lorauter_registry.domain.archives.rows import ROWS, Row
+from lorauter_registry.domain.archives.rows import ROWS
 from lorauter_registry.domain.fields import refusal
 
 MAX_LINE_BYTES = 32 * 1024 * 1024

@@ -6,16 +6,29 @@ closely as its table says.
 
 from __future__ import annotations
 
-import base64
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lorauter.identifiers import BASE
 from lorauter_registry.domain.affinity_requests import AFFINITY_FIELDS, AffinityInput
+from lorauter_registry.domain.archives.columns import (
+    HEX,
+    MAX_MEASURED,
+    AnyDigest,
+    Big,
+    Bytes,
+    Changed,
+    Digest,
+    Features,
+    Key,
+    Metric,
+    Number,
+    Row,
+    Scored,
+    whole_floats,
+)
 from lorauter_registry.domain.fields import (
-    MAX_INT32,
-    MAX_INT64,
     AdapterId,
     Alias,
     BackendUrl,
@@ -43,58 +56,6 @@ from lorauter_registry.domain.resources import (
     UntypicalPolicy,
 )
 from lorauter_registry.domain.serving import BackendLimits, ServingPolicy, check_limits
-
-MAX_MEASURED = 1_000_000
-"""Most examples that one measurement holds."""
-
-_HEX = r"[0-9a-f]{64}"
-Digest = Annotated[str, Field(pattern=rf"^sha256:{_HEX}$")]
-AnyDigest = Annotated[Text, Field(max_length=128)]
-Metric = Annotated[Text, Field(min_length=1, max_length=63)]
-Number = Annotated[int, Field(ge=1, le=MAX_INT32)]
-Big = Annotated[int, Field(ge=0, le=MAX_INT64)]
-Features = Annotated[tuple[Number, ...], Field(min_length=2, max_length=2)]
-Scored = Annotated[tuple[float | None, ...], Field(max_length=MAX_MEASURED)]
-"""Not measured: null."""
-
-Key = Annotated[int, Field(ge=-MAX_INT64 - 1, le=MAX_INT64)]
-
-
-def _decoded(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return base64.b64decode(value, validate=True)
-    except ValueError:
-        raise ValueError("is not Base64") from None
-
-
-Bytes = Annotated[bytes, BeforeValidator(_decoded)]
-
-
-def _whole_floats(value: bytes) -> bytes:
-    if not value or len(value) % 4 or len(value) > 4 * 65_536:
-        raise ValueError("is not a vector of 1 to 65,536 numbers of 4 bytes")
-    return value
-
-
-class Row(Value):
-    """A row of a table; the tenant is that of whoever imports it."""
-
-    table: ClassVar[str]
-
-    def values(self) -> dict[str, Any]:
-        """Returns the columns' values, as PostgreSQL takes them."""
-        return self.model_dump()
-
-
-class Changed(Row):
-    """A row that callers change."""
-
-    revision: Number
-    generation: Big
-    create_time: Moment
-    update_time: Moment
 
 
 class PoolRow(Changed):
@@ -388,8 +349,8 @@ class CachedEmbeddingRow(Row):
     table = "cached_embedding"
 
     encoder_digest: Annotated[Text, Field(min_length=1, max_length=256)]
-    text_digest: Annotated[str, Field(pattern=f"^{_HEX}$")]
-    vector: Annotated[Bytes, AfterValidator(_whole_floats)]
+    text_digest: Annotated[str, Field(pattern=f"^{HEX}$")]
+    vector: Annotated[Bytes, AfterValidator(whole_floats)]
 
 
 class KeyRow(Row):
