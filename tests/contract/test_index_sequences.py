@@ -101,7 +101,8 @@ def test_what_a_newer_generation_names_stays_when_an_older_publisher_halts_anywh
         client = QdrantClient(":memory:")
         run(client, "t", 1, None)
         late = Process(client)
-        publish = partial(QdrantIndex(late.client).publish, *generation("t", 2), thorough=thorough)
+        halting: Any = late.client
+        publish = partial(QdrantIndex(halting).publish, *generation("t", 2), thorough=thorough)
         if late.run(publish, Stop(calls=calls, dies=False)) is Outcome.DONE:
             break
         halts += 1
