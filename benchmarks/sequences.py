@@ -96,7 +96,7 @@ def run(site: Site, seed: int, count: int, shrink: bool = False, steps: int = ST
     )
     violation = ""
     try:
-        run_state_machine_as_test(hypothesis.seed(seed)(Seeded), settings=wanted)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(hypothesis.seed(seed)(Seeded), settings=wanted)
     except Exception as error:
         notes = "\n".join(getattr(error, "__notes__", ()))
         violation = f"{type(error).__name__}: {error}\n{notes}"

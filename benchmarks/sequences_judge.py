@@ -49,7 +49,7 @@ class Listed:
 
     def etags(self) -> dict[tuple[str, str], str]:
         """Returns the etags of all resources by kind and id."""
-        resources = (*self.pools, *self.tasks, *self.adapters, *self.backends)
+        resources: tuple[Any, ...] = (*self.pools, *self.tasks, *self.adapters, *self.backends)
         return {(type(each).__name__.lower(), each.id): each.etag for each in resources}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
@@ -262,7 +263,7 @@ class Machine(RuleBasedStateMachine):
         """Makes a change; where the registry dies in it, the caller repeats it."""
         self._requests += 1
         request = kind.model_validate({**fields, "request_id": f"r{self._requests}"})
-        call = lambda: getattr(self.site.registry, method)(request, *beside)  # noqa: E731
+        call = partial(getattr(self.site.registry, method), request, *beside)
         before = self.site.generation()
         failpoints.arm(end, _die)
         try:

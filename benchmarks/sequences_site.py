@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 from sqlalchemy import Engine, text
+from sqlmodel import SQLModel
 
 from benchmarks.faults_changes import Files
 from benchmarks.sequences_process import Process
@@ -23,7 +24,6 @@ from lorauter.index import QdrantIndex
 from lorauter.lora.check import Limits
 from lorauter.lora.store import AdapterStore
 from lorauter.routing.representation import unit_rows
-from lorauter.store import tables
 from lorauter_registry.adapters.folders import RootedFolders
 from lorauter_registry.service import Registry
 from lorauter_registry.service.base import Context
@@ -45,7 +45,7 @@ _PASS = text(
 )
 _EMPTY = "; ".join(
     f"DELETE FROM {table.name}"  # noqa: S608 - names of our own tables
-    for table in reversed(tables.SQLModel.metadata.sorted_tables)
+    for table in reversed(SQLModel.metadata.sorted_tables)
 )
 _GENERATION = text("SELECT value FROM generation WHERE tenant = :tenant")
 _ADDRESS = "http://127.0.0.1:9"

@@ -65,9 +65,9 @@ class RecordedOptions(_Value):
 class RecordedDecision(_Value):
     """What is kept of a decision, with those of the tenant that asked.
 
-    ``pool`` is of ``pool_tenant``: that tenant, or the public one. ``time_ms`` is Unix time. ``text_digest`` is that of the whole routed text, blake2b of 16 bytes in hex.
-    ``vector`` and ``terms`` are as lorauter.routing.replaying packs them, and the three last fields are empty
-    where they are not recorded.
+    ``pool`` is of ``pool_tenant``: that tenant, or the public one. ``time_ms`` is Unix time. ``text_digest``
+    is that of the whole routed text, blake2b of 16 bytes in hex. ``vector`` and ``terms`` are as
+    lorauter.routing.replaying packs them, and the three last fields are empty where they are not recorded.
     """
 
     id: str = Field(pattern="^[0-9a-f]{32}$")

@@ -22,6 +22,7 @@ from typing import Any
 import grpc
 import httpx
 
+from lorauter.registry.v1.registry_pb2 import BACKEND_KIND_ENGINE
 from lorauter_suite.machine import machine, versions
 from lorauter_suite.suite import Addresses, Suite, SuiteOptions
 from tests.security.fuzz_grpc import HANG_SECONDS, Said, call, draws, reflected
@@ -166,7 +167,9 @@ def prepare(addresses: Addresses) -> str:
         key: str = admin.registry.create_api_key(scopes=["admin"], tenant=TENANT).secret
     with addresses.client(api_key=key) as client:
         client.registry.create_pool(id="p", base_model="lorauter/demo-base")
-        client.registry.register_backend(id="e", pool="p", kind=1, url=addresses.engine_http)
+        client.registry.register_backend(
+            id="e", pool="p", kind=BACKEND_KIND_ENGINE, url=addresses.engine_http
+        )
         client.registry.create_task(id="t", pool="p", metric="exact_match")
         client.registry.put_validation_set(
             "t", [("Repeat the word sun", "sun"), ("Repeat the word moon", "moon")]
