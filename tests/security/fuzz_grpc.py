@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import string
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
@@ -207,9 +207,11 @@ async def call(channel: grpc.aio.Channel, method: MethodDescriptor, draw: Random
     path = f"/{method.containing_service.full_name}/{method.name}"
     pieces = [encoded(draw, method) for _ in range(draw.randint(0, 3) if method.client_streaming else 1)]
     asked = getattr(channel, kind)(path)
-    request = _each(pieces) if method.client_streaming else pieces[0]
-    running = asked(request, metadata=metadata(draw, key), timeout=HANG_SECONDS)
+    first = () if method.client_streaming else (pieces[0],)
+    running = asked(*first, metadata=metadata(draw, key), timeout=HANG_SECONDS)
     try:
+        if method.client_streaming:
+            await _send(running, pieces)
         if method.server_streaming:
             await _some(running)
         else:
@@ -236,9 +238,18 @@ async def _some(running: Any) -> None:
             await asyncio.wait_for(anext(answers), AT_ONCE_SECONDS)
 
 
-async def _each(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
-    for piece in pieces:
-        yield piece
+async def _send(running: Any, pieces: Sequence[bytes]) -> None:
+    """Sends until the server has answered: grpcio takes a write after that for an error of the call."""
+
+    async def send() -> None:
+        for piece in pieces:
+            await running.write(piece)
+        await running.done_writing()
+
+    sending = asyncio.create_task(send())
+    running.add_done_callback(lambda _: sending.cancel())
+    with suppress(grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError):
+        await sending
 
 
 def draws(seed: str, count: int) -> Iterator[Random]:
