@@ -90,7 +90,7 @@ async def test_name_without_an_address_is_typed(stand: Stand) -> None:
 
     async def is_refused() -> bool:
         answer = await stand.post("/generate", PROMPT)
-        return answer.status_code == 503 and "does not resolve" in answer.json()["error"]
+        return answer.status_code == 503 and "address resolves" in answer.json()["error"]
 
     await stand.until(is_refused)
 

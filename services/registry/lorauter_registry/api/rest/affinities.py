@@ -99,7 +99,7 @@ async def _all_as_csv(http: Http, asked: ListAffinities) -> StreamingResponse:
 async def _lines(http: Http, asked: ListAffinities, page: AffinityList) -> AsyncIterator[str]:
     yield write_header()
     while True:
-        yield await http.calls.run(write_affinities, page.affinities)
+        yield await http.calls.run(write_affinities, page.affinities, rpc="ListAffinities")
         if not page.next_page_token:
             return
         asked = asked.model_copy(update={"page_token": page.next_page_token})
