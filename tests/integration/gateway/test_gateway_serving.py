@@ -192,16 +192,14 @@ async def test_another_backend_serves_when_one_is_gone(pair: Stand) -> None:
         0, router_pb2.Backend(backend_id="gone", kind="engine", url="http://127.0.0.1:1")
     )
 
-    async def was_tried() -> bool:
+    async def was_noticed() -> bool:
         assert (await pair.client.generate("hi")).text == "Hello world"
-        return (
-            await pair.metric(
-                "lorauter_gateway_backend_failures_total", backend="gone", reason="BACKEND_UNREACHABLE"
-            )
-            > 0
-        )
+        name = "lorauter_gateway_backend_failures_total"
+        by_a_request = await pair.metric(name, backend="gone", reason="BACKEND_UNREACHABLE")
+        by_a_probe = await pair.metric("lorauter_gateway_replicas", backend="gone", state="ejected")
+        return by_a_request + by_a_probe > 0
 
-    await pair.until(was_tried)
+    await pair.until(was_noticed)
 
 
 async def test_second_failure_is_the_callers_error(pair: Stand) -> None:
