@@ -11,6 +11,7 @@ import json
 import secrets
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -106,6 +107,7 @@ def generation(addresses: Addresses, receiver: TraceReceiver, task: DemoTask) ->
 
 def registration(addresses: Addresses, receiver: TraceReceiver, task: DemoTask) -> list[ReceivedSpan]:
     """Replaces a task's validation set by other examples, and returns the trace of it."""
+    settle(addresses)
     trace, place = begun()
     examples = task.examples("test")[:VALIDATION_EXAMPLES]
     answer = httpx.put(
@@ -117,6 +119,16 @@ def registration(addresses: Addresses, receiver: TraceReceiver, task: DemoTask) 
     answer.raise_for_status()
     found = receiver.until(lambda spans: is_whole(spans, REGISTRATION), trace, seconds=60)
     return [span for span in found if span.name != "match"]
+
+
+def settle(addresses: Addresses, seconds: float = 60.0) -> None:
+    """Waits until no change is owed: work for several changes stands in the trace of the oldest of them."""
+    deadline = time.monotonic() + seconds
+    with addresses.client() as client:
+        while (now := client.registry.get_generation()).generation != now.published_generation:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"generation {now.generation} is not published after {seconds:g} s")
+            time.sleep(0.1)
 
 
 def say(line: str) -> None:
