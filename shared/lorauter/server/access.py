@@ -23,6 +23,7 @@ from lorauter.access import (
     scope_of,
 )
 from lorauter.errors import LorauterError, Unauthenticated
+from lorauter.server.handlers import inner_of, rewrapped
 from lorauter.settings import AccessSettings
 from lorauter.telemetry import get_logger
 
@@ -152,7 +153,7 @@ class GrpcAccess(grpc.aio.ServerInterceptor):
             headers = access_headers(context.invocation_metadata() or ())
             await enter_as(self._gate, headers, asked, path, public)
 
-        inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        inner = inner_of(handler)
 
         async def answer(request: Any, context: Any) -> Any:
             await enter(context)
@@ -163,11 +164,8 @@ class GrpcAccess(grpc.aio.ServerInterceptor):
             async for response in inner(request, context):
                 yield response
 
-        kinds = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-        kind = next(name for name in kinds if getattr(handler, name))
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
         guard = stream if handler.response_streaming else answer
-        return make(guard, handler.request_deserializer, handler.response_serializer)
+        return rewrapped(handler, guard, handler.request_deserializer)
 
 
 async def enter_as(

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from lorauter.errors import Internal, InvalidArgument, LorauterError
 from lorauter.server.access import Gate, GrpcAccess
+from lorauter.server.handlers import inner_of, rewrapped
 from lorauter.server.tls import ServerTls
 from lorauter.server.traces import grpc_traces
 from lorauter.telemetry import get_logger
@@ -135,16 +136,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _guarded(handler: Any, method: str) -> Any:
-    streams = (handler.request_streaming, handler.response_streaming)
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[streams]
-    inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     guard = _guard_stream if handler.response_streaming else _guard_unary
-    return make(guard(inner, method), _tolerant(handler.request_deserializer), handler.response_serializer)
+    return rewrapped(handler, guard(inner_of(handler), method), _tolerant(handler.request_deserializer))
 
 
 class _Malformed:

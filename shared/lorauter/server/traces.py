@@ -9,6 +9,7 @@ import grpc
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorauter import tracing
+from lorauter.server.handlers import inner_of, rewrapped
 
 _W3C = ("traceparent", "tracestate")
 _UNASKED = frozenset({"GetSnapshot", "GetGeneration", "WhoAmI"})
@@ -51,13 +52,7 @@ def _carrier(metadata: Iterable[Any]) -> dict[str, str]:
 
 
 def _traced(handler: Any, method: str, parent: tracing.Carrier) -> Any:
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[(handler.request_streaming, handler.response_streaming)]
-    inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    inner = inner_of(handler)
 
     def begun() -> tracing.Span:
         return tracing.span(method, "server", rpc_attributes(method), parent)
@@ -78,7 +73,7 @@ def _traced(handler: Any, method: str, parent: tracing.Carrier) -> Any:
                 _answered(span, context)
 
     answer = stream if handler.response_streaming else unary
-    return make(answer, handler.request_deserializer, handler.response_serializer)
+    return rewrapped(handler, answer, handler.request_deserializer)
 
 
 def rpc_attributes(method: str) -> tracing.Attributes:

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, LargeBinary, func
+from sqlalchemy import BigInteger, Column, Index, LargeBinary
 from sqlalchemy.dialects.postgresql import ARRAY, VARCHAR
 from sqlmodel import Field, SQLModel
 
-
-def _now() -> Any:
-    return Field(
-        default=None,
-        sa_type=DateTime(timezone=True),
-        sa_column_kwargs={"server_default": func.clock_timestamp(), "nullable": False},
-    )
-
-
-def _time() -> Any:
-    return Field(default=None, sa_type=DateTime(timezone=True), nullable=True)
+from lorauter.store.columns import now_column, time_column
 
 
 class ApiKey(SQLModel, table=True):
@@ -39,9 +28,9 @@ class ApiKey(SQLModel, table=True):
     tokens_per_minute: int = Field(default=0, sa_type=BigInteger)
     successor: str = ""
     """The id of the key that replaces it; empty: none."""
-    expire_time: datetime | None = _time()
-    revoke_time: datetime | None = _time()
-    create_time: datetime = _now()
+    expire_time: datetime | None = time_column()
+    revoke_time: datetime | None = time_column()
+    create_time: datetime = now_column()
 
 
 class AuditEntry(SQLModel, table=True):
@@ -52,7 +41,7 @@ class AuditEntry(SQLModel, table=True):
 
     tenant: str = Field(primary_key=True)
     id: str = Field(primary_key=True)
-    time: datetime = _now()
+    time: datetime = now_column()
     key_id: str
     """Empty where access was open."""
     method: str

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, func
+from sqlalchemy import BigInteger, Column, DateTime, Index
 from sqlmodel import Field, SQLModel
 
-
-def _now() -> Any:
-    return Field(
-        default=None,
-        sa_type=DateTime(timezone=True),
-        sa_column_kwargs={"server_default": func.clock_timestamp(), "nullable": False},
-    )
+from lorauter.store.columns import now_column
 
 
 class Outbox(SQLModel, table=True):
@@ -41,9 +34,9 @@ class Outbox(SQLModel, table=True):
     attempts: int = 0
     fence: int = Field(default=0, sa_type=BigInteger)
     lease_owner: str = ""
-    available_at: datetime = _now()
+    available_at: datetime = now_column()
     lease_until: datetime | None = Field(default=None, sa_type=DateTime(timezone=True), nullable=True)
     last_error: str = ""
-    create_time: datetime = _now()
+    create_time: datetime = now_column()
     traceparent: str = Field(default="", sa_column_kwargs={"server_default": ""})
     """The place in a trace, as W3C Trace Context writes it, that the change was made at; empty: in none."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Index, LargeBinary, func, text
+from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Index, LargeBinary, text
 from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, JSONB
 from sqlmodel import Field, SQLModel
 
 from lorauter.store.access_tables import ApiKey as ApiKey
 from lorauter.store.access_tables import AuditEntry as AuditEntry
+from lorauter.store.columns import now_column, time_column
 from lorauter.store.composition_table import Composition as Composition
 from lorauter.store.decision_table import Decision as Decision
 from lorauter.store.manifest_table import PoolManifest as PoolManifest
@@ -23,18 +24,6 @@ from lorauter.store.outbox_table import Outbox as Outbox
 
 def _json(**options: Any) -> Any:
     return Field(sa_column=Column(JSONB, nullable=False), **options)
-
-
-def _now() -> Any:
-    return Field(
-        default=None,
-        sa_type=DateTime(timezone=True),
-        sa_column_kwargs={"server_default": func.clock_timestamp(), "nullable": False},
-    )
-
-
-def _time() -> Any:
-    return Field(default=None, sa_type=DateTime(timezone=True), nullable=True)
 
 
 def _generation() -> Any:
@@ -75,8 +64,8 @@ class Pool(SQLModel, table=True):
     """Digest of the profile whose constants an operator restored; empty: fit at every change."""
     revision: int = 1
     generation: int = _generation()
-    create_time: datetime = _now()
-    update_time: datetime = _now()
+    create_time: datetime = now_column()
+    update_time: datetime = now_column()
 
 
 class Backend(SQLModel, table=True):
@@ -94,8 +83,8 @@ class Backend(SQLModel, table=True):
     state: str = "ACTIVE"
     revision: int = 1
     generation: int = _generation()
-    create_time: datetime = _now()
-    update_time: datetime = _now()
+    create_time: datetime = now_column()
+    update_time: datetime = now_column()
 
 
 class Task(SQLModel, table=True):
@@ -121,8 +110,8 @@ class Task(SQLModel, table=True):
     state: str = "REGISTERED"
     revision: int = 1
     generation: int = _generation()
-    create_time: datetime = _now()
-    update_time: datetime = _now()
+    create_time: datetime = now_column()
+    update_time: datetime = now_column()
 
 
 class TaskVersion(SQLModel, table=True):
@@ -144,7 +133,7 @@ class TaskVersion(SQLModel, table=True):
     examples_digest: str = ""
     """sha256 of the examples in their order, by which a repeated set is known."""
     example_count: int
-    create_time: datetime = _now()
+    create_time: datetime = now_column()
 
 
 class ValidationExample(SQLModel, table=True):
@@ -180,8 +169,8 @@ class Adapter(SQLModel, table=True):
     latest_version: int = 0
     revision: int = 1
     generation: int = _generation()
-    create_time: datetime = _now()
-    update_time: datetime = _now()
+    create_time: datetime = now_column()
+    update_time: datetime = now_column()
 
 
 class AdapterVersion(SQLModel, table=True):
@@ -206,9 +195,9 @@ class AdapterVersion(SQLModel, table=True):
     size_bytes: int = Field(sa_type=BigInteger)
     state: str = "REGISTERED"
     state_reason: str = ""
-    pins_until: datetime | None = _time()
+    pins_until: datetime | None = time_column()
     successor: str = ""
-    create_time: datetime = _now()
+    create_time: datetime = now_column()
 
 
 class Affinity(SQLModel, table=True):
@@ -234,7 +223,7 @@ class Affinity(SQLModel, table=True):
     standard_error: float
     round: int = 0
     imported: bool = False
-    measure_time: datetime = _now()
+    measure_time: datetime = now_column()
     shrunk_score: float = 0.0
     """What routing uses: see lorauter.matching.evidence."""
     eligible: bool = True
@@ -270,7 +259,7 @@ class Measurement(SQLModel, table=True):
     keys: list[int] = Field(sa_column=Column(ARRAY(BigInteger), nullable=False))
     scores: list[float] = Field(sa_column=Column(ARRAY(DOUBLE_PRECISION), nullable=False))
     likelihoods: list[float] = Field(sa_column=Column(ARRAY(DOUBLE_PRECISION), nullable=False))
-    measure_time: datetime = _now()
+    measure_time: datetime = now_column()
 
 
 class Operation(SQLModel, table=True):
@@ -291,9 +280,9 @@ class Operation(SQLModel, table=True):
     progress: dict[str, Any] = _json(default_factory=dict)
     """Of a matching: {"strategy", "task_count", "done_task_count", "alive": [int], "quarantined_count"}."""
     cancel_requested: bool = False
-    create_time: datetime = _now()
-    update_time: datetime = _now()
-    end_time: datetime | None = _time()
+    create_time: datetime = now_column()
+    update_time: datetime = now_column()
+    end_time: datetime | None = time_column()
 
 
 class OperationPart(SQLModel, table=True):
@@ -319,7 +308,7 @@ class OperationPart(SQLModel, table=True):
     """Evaluations that were sent and not recorded yet; they count against the budget."""
     alive: list[int] = _json(default_factory=list)
     """Arms alive by round, from round 1."""
-    update_time: datetime = _now()
+    update_time: datetime = now_column()
 
 
 class CachedEmbedding(SQLModel, table=True):
@@ -352,7 +341,7 @@ class Profile(SQLModel, table=True):
     constants: dict[str, float] = _json(default_factory=dict)
     figures: dict[str, float] = _json(default_factory=dict)
     active: bool = False
-    create_time: datetime = _now()
+    create_time: datetime = now_column()
 
 
 class IdempotentWrite(SQLModel, table=True):
