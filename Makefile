@@ -3,6 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# many processes are started here: each would compile all modules anew
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -132,7 +134,7 @@ ALONE := tests/e2e/test_kills.py tests/e2e/test_routing_under_load.py tests/faul
 PYTEST_BY_TWO := $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: test
-test: setup ## Run all tests; T=path narrows them, ARGS="-k name" goes to pytest
+test: setup ## Run all tests; T=path narrows them, ARGS="-k name" goes to pytest, LONG=1 tries more of what takes long
 	@$(if $(T)$(ARGS),$(BIN)/pytest $(T) $(ARGS),\
 	  status=0; $(BIN)/pytest $(ALONE) || status=$$?; \
 	  $(PYTEST_BY_TWO) tests/e2e $(ALONE:%=--ignore=%) || status=$$?; \

@@ -1,6 +1,7 @@
 """Lets hypothesis look for a harmful order of events: `python -m benchmarks.sequences --count N --seed S`.
 
-Sequences come in slices, each of a seed of its own; a run that is interrupted goes on with the next slice.
+Sequences come in slices, each of a seed of its own, which several processes play, each on a database of its
+own; a run that is interrupted goes on with the slices that are left.
 """
 
 # ruff: noqa: E402  -- numpy reads its number of threads when it is imported
@@ -12,9 +13,11 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import json
+import multiprocessing
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,31 +53,47 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="Of the slices' seeds.")] = 0,
     only: Annotated[int | None, typer.Option("--slice", min=0, help="Only this one, anew.")] = None,
     shrink: Annotated[bool, typer.Option("--shrink", help="Look for the shortest order that fails.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="How many play slices at a time.")] = 2,
     path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Runs sequences and prints one line: how many, their steps, seeds, violations and seconds."""
-    slices = [only] if only is not None else range(-(-count // SLICE))
+    numbers = [only] if only is not None else list(range(-(-count // SLICE)))
     folder = STATE / str(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    results = []
-    with tempfile.TemporaryDirectory(prefix="lorauter-sequences-") as scratch, _site(Path(scratch)) as site:
-        for number in slices:
-            kept = folder / f"{number}.json"
-            if only is not None or not kept.exists():
-                size = min(SLICE, count - number * SLICE) if only is None else SLICE
-                result = run(site, seed * 1_000 + number, size, shrink)
-                if result["violation"]:
-                    print(
-                        f"{result['violation']}\nreplay: make sequences SEED={seed} SLICE={number}",
-                        flush=True,
-                    )
-                kept.write_text(json.dumps(result) + "\n", encoding="utf-8")
-            results.append(json.loads(kept.read_text(encoding="utf-8")))
+    for number in numbers if only is not None else []:
+        _kept(folder, number).unlink(missing_ok=True)
+    sizes = {number: SLICE if only is not None else min(SLICE, count - number * SLICE) for number in numbers}
+    left = [number for number in numbers if not _kept(folder, number).exists()]
+    shares = [left[start::processes] for start in range(min(processes, len(left)))]
+    fork = multiprocessing.get_context("spawn")
+    players = [fork.Process(target=play, args=(share, sizes, seed, shrink)) for share in shares]
+    for player in players:
+        player.start()
+    for player in players:
+        player.join()
+    if any(player.exitcode for player in players):
+        raise typer.Exit(1)
+    results = [json.loads(_kept(folder, number).read_text(encoding="utf-8")) for number in numbers]
     report = figures(results) | {"seed": seed, "machine": machine(), "versions": versions()}
     print(line(report), flush=True)
     if path is not None:
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     raise typer.Exit(1 if report["violations"] else 0)
+
+
+def play(numbers: Sequence[int], sizes: dict[int, int], seed: int, shrink: bool) -> None:
+    """Plays slices in turn and keeps their results."""
+    with tempfile.TemporaryDirectory(prefix="lorauter-sequences-") as scratch, _site(Path(scratch)) as site:
+        for number in numbers:
+            result = run(site, seed * 1_000 + number, sizes[number], shrink)
+            _kept(STATE / str(seed), number).write_text(json.dumps(result) + "\n", encoding="utf-8")
+            print(f"slice {number}: {line(figures([result]))}", file=sys.stderr, flush=True)
+            if result["violation"]:
+                print(f"{result['violation']}\nreplay: make sequences SEED={seed} SLICE={number}", flush=True)
+
+
+def _kept(folder: Path, number: int) -> Path:
+    return folder / f"{number}.json"
 
 
 def run(site: Site, seed: int, count: int, shrink: bool = False, steps: int = STEPS) -> Result:

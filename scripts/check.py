@@ -27,7 +27,7 @@ class Result:
 def main() -> int:
     """Prints one line a check, and everything that a failed one said."""
     folders = ("shared", "services", "tests", "scripts", "benchmarks")
-    types = ["--strict", "--config-file", "pyproject.toml", *folders]
+    types = ["--strict", "--num-workers", "2", "--config-file", "pyproject.toml", *folders]
     checks = {
         "format": lambda: run(BIN / "ruff", "format", "--check", "."),
         "lint": lambda: run(BIN / "ruff", "check", "."),

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from lorauter_suite.suite import Addresses
+from tests.budgets import tries
 from tests.security.fuzz_grpc import Said
 from tests.security.fuzz_services import Figures, fuzz, prepare
 
-CALLS = 150
+CALLS = tries(150, 60)
 
 
 @pytest.mark.timeout(600)

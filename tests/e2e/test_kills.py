@@ -18,10 +18,11 @@ from lorauter.errors import AlreadyExists, DeadlineExceeded, Unavailable
 from lorauter.index import QdrantIndex
 from lorauter.registry.v1 import registry_pb2 as pb
 from lorauter_suite.suite import Suite
+from tests.budgets import tries
 
 T = TypeVar("T")
 
-TASKS = 200
+TASKS = tries(198, 90)
 VICTIMS = (
     *("registry", "worker-index", "postgres", "valkey", "index"),
     *("worker-matching", "router", "gateway", "engine"),

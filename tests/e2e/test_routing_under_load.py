@@ -26,11 +26,12 @@ from lorauter.routing.model import Snapshot
 from lorauter.routing.strategies.strategy import Query
 from lorauter_suite.seeding import POOL_DIRECTORY, POOL_ID, seed_adapter
 from lorauter_suite.suite import Addresses, Suite, SuiteOptions
+from tests.budgets import tries
 
-CLIENTS = 32
+CLIENTS = tries(32, 12)
 OUTAGE_CLIENTS = 12
-TASKS = 20
-ALIVE = 8
+TASKS = tries(20, 6)
+ALIVE = tries(8, 4)
 """Tasks that live at a time."""
 ADAPTERS = ("upper-word-a", "sort-word-a", "double-word-a", "shift-word-a")
 FIRST = [

@@ -24,7 +24,8 @@ _REQUEST_ID = re.compile(r"#([0-9a-z-]+)#")
 class Fault:
     """What goes wrong. ``count``: only with so many generations; None: until other faults are set.
 
-    ``stall_after``, ``cut_after`` and ``error_after`` count tokens. ``is_healthy``, ``load_status`` and
+    ``stall_after``, ``cut_after`` and ``error_after`` count tokens. ``text`` is what every token says
+    instead. ``packed``: the answer is 32 MiB that gzip makes small. ``is_healthy``, ``load_status`` and
     ``load_seconds`` hold until other faults are set.
     """
 
@@ -35,6 +36,8 @@ class Fault:
     error_after: int | None = None
     status: int | None = None
     garbage: bool = False
+    packed: bool = False
+    text: str = ""
     count: int | None = None
     is_healthy: bool = True
     load_status: int | None = None
@@ -168,7 +171,7 @@ class Play:
             async for token in source:
                 await self._go_wrong(number)
                 await asyncio.sleep(fault.token_seconds)
-                yield token
+                yield replace(token, text=fault.text) if fault.text else token
                 number += 1
 
     async def _go_wrong(self, number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gzip
 import json
 import signal
 import time
@@ -24,6 +25,8 @@ from tests.protocol_servers.weights import modules_of
 Body = dict[str, Any]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Generating = Callable[[web.Request, Body, Play], Awaitable[web.StreamResponse]]
+_BOMB_BYTES = 32 * 1024 * 1024
+_PACKED = {"content-encoding": "gzip"}
 _MAX_BODY_BYTES = 32 * 1024 * 1024
 
 
@@ -109,6 +112,10 @@ class Server(ABC):
             return self.refusal(fault.status)
         if fault.garbage:
             return web.Response(text="<html>", content_type="text/html")
+        if fault.packed:
+            return web.Response(
+                body=gzip.compress(bytes(_BOMB_BYTES)), content_type="application/json", headers=_PACKED
+            )
         if not isinstance(body, dict):
             return self.malformed("invalid type: expected a map")
         return await self.generating[request.path](

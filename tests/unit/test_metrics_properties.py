@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lorauter.errors import InvalidArgument
 from lorauter.metrics import METRIC_NAMES, metric
 from lorauter.metrics.rouge import common_length
+from tests.budgets import tries
 
 OF_TEXT = [name for name in METRIC_NAMES if metric(name).reads_text]
 OF_PASS = [name for name in METRIC_NAMES if not metric(name).needs_generation]
@@ -76,14 +77,14 @@ def readable(name, target):
 
 
 @pytest.mark.parametrize("name", OF_TEXT)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=tries(100, 25), deadline=None)
 @given(prediction=TEXTS, target=TEXTS)
 def test_score_is_in_range_when_the_texts_are_any(name, prediction, target):
     assert 0 <= metric(name).score(prediction, target) <= 1
 
 
 @pytest.mark.parametrize("name", OF_TEXT)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=tries(100, 25), deadline=None)
 @given(target=TEXTS)
 def test_score_is_one_when_the_answer_is_a_readable_target(name, target):
     if readable(name, target):

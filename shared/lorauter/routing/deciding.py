@@ -11,6 +11,8 @@ from lorauter.routing.all_round import all_round
 from lorauter.routing.compiled import CompiledPool, compile_pool
 from lorauter.routing.decision import (
     MOST_ADAPTERS,
+    MOST_EXCLUDED,
+    MOST_TAGS,
     MOST_WHY_NOT,
     Action,
     Decision,
@@ -81,7 +83,7 @@ def decide(pool: CompiledPool | Pool, query: Query | Vector, options: RouteOptio
 def check_options(options: RouteOptions) -> None:
     """Raises InvalidArgument for options that cannot be met.
 
-    Reasons: UNKNOWN_STRATEGY, MAX_ADAPTERS_OUT_OF_RANGE, TOO_MANY_WHY_NOT.
+    Reasons: UNKNOWN_STRATEGY, MAX_ADAPTERS_OUT_OF_RANGE, TOO_MANY_WHY_NOT, TOO_MANY_NAMES.
     """
     strategy_named(options.strategy)
     if not 1 <= options.max_adapters <= MOST_ADAPTERS:
@@ -96,6 +98,15 @@ def check_options(options: RouteOptions) -> None:
             f"why_not names {len(options.why_not)} adapters: ask about at most {MOST_WHY_NOT} at a time",
             field="why_not",
         )
+    for field, names, most in (
+        ("tags", options.tags, MOST_TAGS),
+        ("exclude_tasks", options.exclude_tasks, MOST_EXCLUDED),
+        ("exclude_adapters", options.exclude_adapters, MOST_EXCLUDED),
+    ):
+        if len(names) > most:
+            raise InvalidArgument(
+                "TOO_MANY_NAMES", f"{field} has {len(names)} names: send at most {most:,}", field=field
+            )
 
 
 def _question(pool: CompiledPool, query: Query, options: RouteOptions) -> Question:

@@ -13,6 +13,8 @@ DEFAULT_STRATEGY = "default"
 DEFAULT_MAX_ADAPTERS = 3
 MOST_ADAPTERS = 16
 MOST_WHY_NOT = 8
+MOST_TAGS = 32
+MOST_EXCLUDED = 1_000
 MOST_RUNNERS_UP = 8
 
 
@@ -20,9 +22,10 @@ MOST_RUNNERS_UP = 8
 class RouteOptions:
     """How to route a query.
 
-    ``max_adapters`` is 1 to 16. Only tasks that carry all ``tags`` take part. Ids to exclude that the pool
-    does not have change nothing. ``task_count`` is how many tasks the decision lists. ``why_not`` names
-    at most 8 adapters that the explanation says something about; it needs ``explain``.
+    ``max_adapters`` is 1 to 16. Only tasks that carry all ``tags``, at most 32, take part. Ids to exclude,
+    at most 1,000 of a kind, that the pool does not have change nothing. ``task_count`` is how many tasks the
+    decision lists. ``why_not`` names at most 8 adapters that the explanation says something about; it needs
+    ``explain``.
     """
 
     strategy: str = DEFAULT_STRATEGY

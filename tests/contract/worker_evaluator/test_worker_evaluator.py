@@ -102,7 +102,7 @@ def test_a_question_scores_0_and_nobody_is_refused_when_not_even_the_base_can_ta
 def test_only_the_slow_adapter_is_refused_when_the_base_answers_in_time(evaluate, pool):
     names = ["dash-word-a", "reverse-word-a", "upper-word-a", "", *(f"random-{n}" for n in range(4))]
     asked = [question for name in names for question in pool.questions("dash-word", name, 4)]
-    served, results = evaluate(asked, READ, seconds=12.0, hangs={"reverse-word-a"})
+    served, results = evaluate(asked, READ, seconds=8.0, hangs={"reverse-word-a"})
     assert {result.fault for result in results[4:8]} == {Fault.TOO_SLOW}
     assert all(isinstance(result, Answer) for result in results[:4] + results[8:])
     assert sum(scores(results[:4])) >= 3

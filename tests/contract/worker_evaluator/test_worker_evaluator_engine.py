@@ -113,7 +113,7 @@ def test_broken_adapters_cost_one_call_more_when_there_are_many(engine, made, po
 
 def test_a_slow_adapter_is_found_by_halving_when_many_share_a_batch(evaluator, front, pool):
     served = front("engine", hangs={"random-5"})
-    made = evaluator("engine", served, seconds=12.0)
+    made = evaluator("engine", served, seconds=8.0)
     names = [f"random-{number}" for number in range(16)]
     asked = [question for name in names for question in pool.questions("dash-word", name, 2)]
     results = made.evaluate(asked, EXACT, True)

@@ -12,7 +12,9 @@ import httpx
 import numpy as np
 import pytest
 
-LEAVERS = 1000
+from tests.budgets import tries
+
+LEAVERS = tries(1000, 250)
 AT_ONCE = 24
 LIMIT = 128
 

@@ -106,7 +106,8 @@ async def test_replica_that_answers_only_faults_is_ejected_and_its_requests_serv
     assert await pair.metric(name, backend="engine-0") >= 1
 
     async def is_ejected() -> bool:
-        # also after a trial, which ends as the last one did
+        # half open only until a trial, which ends as the last one did
+        assert await served_by(pair) == {"engine-1"}
         return await pair.metric("lorauter_gateway_replicas", backend="engine-0", state="ejected") == 1
 
     await pair.until(is_ejected)

@@ -30,8 +30,9 @@ from lorauter_router.main import wired
 from lorauter_suite.embedded.index import index_process, index_url
 from lorauter_suite.embedded.ports import free_port
 from lorauter_suite.embedded.process import running
+from tests.budgets import tries
 
-CALLERS = 32
+CALLERS = tries(32, 8)
 TOPICS = ("sorting letters", "french translation", "adding numbers", "counting vowels")
 QUERIES = [f"{topic} question number {n}, please" for topic in TOPICS for n in (7, 8)]
 

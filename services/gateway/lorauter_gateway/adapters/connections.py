@@ -51,6 +51,7 @@ class Connections:
                 "user-agent": "lorauter-gateway",
                 **self.access.headers,
             },
+            auto_decompress=False,
             trust_env=False,
         )
         return self

@@ -59,8 +59,7 @@ class Exchange:
         with translated():
             response = await self._send("POST", path, body)
             try:
-                if response.status != 200:
-                    raise await self._refused(response)
+                await self._check(response)
                 pieces = Pieces(response, reader)
                 await pieces.prime()
             except BaseException:
@@ -94,8 +93,7 @@ class Exchange:
         with translated():
             response = await self._send(method, path, body)
             try:
-                if response.status != 200:
-                    raise await self._refused(response)
+                await self._check(response)
                 yield response
             except BaseException:
                 response.close()
@@ -114,6 +112,13 @@ class Exchange:
             allow_redirects=False,
             ssl=self._connections.ssl_for(self.url),
         )
+
+    async def _check(self, response: aiohttp.ClientResponse) -> None:
+        if response.status != 200:
+            raise await self._refused(response)
+        packing = response.headers.get("content-encoding", "identity")
+        if packing != "identity":
+            raise ValueError(f"an answer packed as {packing[:20]!r}, which was not asked for")
 
     async def _refused(self, response: aiohttp.ClientResponse) -> Fault:
         body = bytearray()

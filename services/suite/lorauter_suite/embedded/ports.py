@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 import socket
+import sys
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 _LOWEST = 20_000
 """Below it are ports that people choose for well-known services."""
+
+_marks: list[socket.socket] = []
 
 
 def is_free(port: int) -> bool:
@@ -23,6 +26,25 @@ def is_free(port: int) -> bool:
     return True
 
 
+def _reserve(port: int) -> bool:
+    """Returns whether a port is free and nobody else's choice; if so, it is this process's until it ends.
+
+    Between the choice and the server's start nobody listens, so that another suite would find it free too.
+    The mark is an abstract socket, which ends with its process; elsewhere than on Linux there are none.
+    """
+    if not sys.platform.startswith("linux"):
+        return is_free(port)
+    mark = socket.socket(socket.AF_UNIX)
+    try:
+        mark.bind(f"\0lorauter-port-{port}")
+    except OSError:
+        return False
+    if is_free(port):
+        _marks.append(mark)
+        return True
+    return False
+
+
 def free_port(taken: set[int] | None = None) -> int:
     """Returns a free loopback port that is not in ``taken``.
 
@@ -35,7 +57,7 @@ def free_port(taken: set[int] | None = None) -> int:
     chooser = random.SystemRandom()
     for _ in range(1000):
         port = chooser.randint(_LOWEST, highest)
-        if port not in (taken or set()) and is_free(port):
+        if port not in (taken or set()) and _reserve(port):
             return port
     raise OSError(f"no free loopback port between {_LOWEST} and {highest}")
 

@@ -14,6 +14,7 @@ import httpx
 
 from lorauter.backends import BackendAccess
 from lorauter.errors import FailedPrecondition
+from lorauter_worker.adapters.bounded_transport import BoundedTransport
 from lorauter_worker.adapters.shared_work import SharedWork
 from lorauter_worker.ports import Fault
 
@@ -102,7 +103,9 @@ class Replicas:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=len(self._slots))
         # redirects are not followed: they would send validation sets where nobody registered a backend
         self._client = httpx.Client(
-            trust_env=False, limits=limits, headers=access.headers, verify=access.context()
+            trust_env=False,
+            headers={"accept-encoding": "identity", **access.headers},
+            transport=BoundedTransport(limits, access.context()),
         )
 
     def close(self) -> None:

@@ -205,15 +205,15 @@ class RouteRequest(_message.Message):
 
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only tasks that carry all of these tags take part. Empty: all tasks."""
+        """Only tasks that carry all of these tags, at most 32, take part. Empty: all tasks."""
 
     @_builtins.property
     def exclude_tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Tasks that take no part."""
+        """Tasks that take no part, at most 1,000."""
 
     @_builtins.property
     def exclude_adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Adapters that take no part."""
+        """Adapters that take no part, at most 1,000."""
 
     @_builtins.property
     def why_not(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -947,15 +947,15 @@ class RecordedQuery(_message.Message):
     """The most adapters in the weighted set, 1 to 16. 0 means 3."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only tasks that carry all of these tags take part."""
+        """Only tasks that carry all of these tags, at most 32, take part."""
 
     @_builtins.property
     def exclude_tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Tasks that take no part."""
+        """Tasks that take no part, at most 1,000."""
 
     @_builtins.property
     def exclude_adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Adapters that take no part."""
+        """Adapters that take no part, at most 1,000."""
 
     @_builtins.property
     def why_not(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
