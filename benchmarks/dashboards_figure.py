@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.dashboards_panels import Dashboard, Panel
 from benchmarks.dashboards_prometheus import Series
-from benchmarks.lab_plot import GRID, RECIPE
+from benchmarks.plotting import GRID, RECIPE
 
 _COLUMNS = 3
 _MOST_NAMED = 8

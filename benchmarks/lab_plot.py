@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.lab_pools import REGIMES
+from benchmarks.plotting import ACCENT, GRID, INK, PLAIN, RECIPE
 
 SHOWN = {
     "base": "base alone",
@@ -27,14 +27,6 @@ TITLES = {
     "semi_ood": "own adapters away",
     "ood": "own task and adapters away",
 }
-ACCENT, PLAIN, INK, GRID = "#0072b2", "#b8b8b8", "#222222", "#dddddd"
-RECIPE: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans", "sans-serif"],
-    "font.size": 9.0,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "lorauter",
-}
-
 Regimes = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from benchmarks.lab_plot import ACCENT, GRID, INK, RECIPE
+from benchmarks.plotting import ACCENT, GRID, INK, RECIPE
 
 SECOND = "#d55e00"
 QDRANT_BYTES = 32e6

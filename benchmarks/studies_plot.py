@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.plotting import GRID, INK, RECIPE
 from benchmarks.studies_untypical import Curve
 
 STYLES = {
@@ -18,14 +18,6 @@ STYLES = {
     "largest expected utility": ("#009e73", "-."),
 }
 """Okabe and Ito's colours, which people who see few colours tell apart, and lines that print in grey."""
-
-INK, GRID = "#222222", "#dddddd"
-RECIPE: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans", "sans-serif"],
-    "font.size": 9.0,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "lorauter",
-}
 
 
 def draw(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:

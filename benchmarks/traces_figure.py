@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from benchmarks.lab_plot import RECIPE
+from benchmarks.plotting import RECIPE
 from benchmarks.traces_receiver import ReceivedSpan
 
 COLOURS: Mapping[str, str] = {

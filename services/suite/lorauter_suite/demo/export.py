@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import LlamaForCausalLM
 
 from lorauter_suite.demo.batches import Codec
 from lorauter_suite.demo.data import TASKS, Example, Task
+from lorauter_suite.demo.digests import file_digests, pool_digest
 from lorauter_suite.demo.recipe import BASE_ID, RECIPE_VERSION, AdapterSpec
 from lorauter_suite.demo.stack import LoraStack
 from lorauter_suite.demo.tokenizer import EOS, PAD, save_tokenizer
@@ -113,19 +113,6 @@ def export_figures(specs: Sequence[AdapterSpec], scores: Scores, path: Path) -> 
         for split, by_task in scores.items():
             for task, row in by_task.items():
                 writer.writerow([split, task, *(f"{score:.4f}" for score in row)])
-
-
-def file_digests(root: Path) -> dict[str, str]:
-    """SHA-256 of every file under `root` by relative path, without the manifest itself."""
-    paths = sorted(path for path in root.rglob("*") if path.is_file() and path.name != "pool.json")
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
-    }
-
-
-def pool_digest(files: Mapping[str, str]) -> str:
-    """The pool's digest: SHA-256 over its sorted `digest  path` lines, as `sha256sum` prints them."""
-    return hashlib.sha256("".join(f"{files[path]}  {path}\n" for path in sorted(files)).encode()).hexdigest()
 
 
 def export_manifest(specs: Sequence[AdapterSpec], scores: Scores, seed: int, root: Path) -> str:

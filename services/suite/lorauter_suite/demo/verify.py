@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorauter_suite.demo.data import Example
-from lorauter_suite.demo.export import file_digests, pool_digest
+from lorauter_suite.demo.digests import file_digests, pool_digest
 from lorauter_suite.demo.skills import Split
 
 POOL = Path(__file__).parent / "pool"
