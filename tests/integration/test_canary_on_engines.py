@@ -17,7 +17,9 @@ from lorauter.lora.store import AdapterStore
 from lorauter_suite.embedded.ports import LOOPBACK, free_port
 from lorauter_suite.embedded.probes import http_ready
 from lorauter_suite.embedded.process import ProcessSpec, running
+from tests.budgets import tries
 
+ADAPTERS = tries(36, 12)
 SCALED = "sort-word-a"
 WEIGHTS = "adapter_model.safetensors"
 Readings = dict[str, Reading]
@@ -28,7 +30,8 @@ def readings(demo_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """What each engine makes of the text, by dtype and adapter; the base has no name."""
     folder = tmp_path_factory.mktemp("canary")
     store = AdapterStore(folder / "store")
-    digests = {path.name: store.put(path) for path in sorted((demo_pool / "adapters").iterdir())}
+    paths = sorted((demo_pool / "adapters").iterdir())[:ADAPTERS]
+    digests = {path.name: store.put(path) for path in {*paths, demo_pool / "adapters" / SCALED}}
     for factor in (0.0, 0.01, 0.35, 2.8):
         digests[f"times-{factor:g}"] = store.put(scaled(demo_pool, folder / f"{factor:g}", factor))
     with ExitStack() as engines:
@@ -92,7 +95,7 @@ def agree(readings: dict[str, Readings], served: str, wanted: str) -> bool | Non
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_adapter_of_the_demo_has_an_effect(readings, dtype) -> None:
     read = readings[dtype]
-    assert len(shipped(read)) == 36
+    assert len(shipped(read)) >= ADAPTERS
     assert {has_effect(read[""], read[name]) for name in shipped(read)} == {True}
     assert min(effect(read[""], read[name]) for name in shipped(read)) > 0.5
     assert has_effect(read[""], read["times-0"]) is False

@@ -52,6 +52,23 @@ def tiny(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def exported(tiny, tmp_path_factory):
+    """A cache that holds it."""
+    home = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home))
+        preload(str(tiny))
+    return home / "lorauter" / "encoders"
+
+
+@pytest.fixture
+def filled(exported, monkeypatch):
+    """The same, in use."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(exported.parent.parent))
+    return exported
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache of the test's own."""
@@ -71,13 +88,13 @@ def edit(folder, name, **values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def test_directory_of_a_plain_bert_runs_on_onnx_with_the_vectors_of_sentence_transformers(tiny, cache):
+def test_directory_of_a_plain_bert_runs_on_onnx_with_the_vectors_of_sentence_transformers(tiny, filled):
     texts = ["", "one text", "a longer text than the other one", "שלום"]
     encoder, reference = load_encoder(str(tiny)), SentenceEncoder(tiny, 1)
     assert isinstance(encoder, OnnxEncoder)
     assert encoder.dimension == 32
     np.testing.assert_allclose(encoder.encode(texts), reference.encode(texts), atol=1e-5)
-    assert [path.name for path in cache.rglob("*") if path.is_file()] == ["export.lock", "model.onnx"]
+    assert [path.name for path in filled.rglob("*") if path.is_file()] == ["export.lock", "model.onnx"]
 
 
 def test_new_and_old_files_of_sentence_transformers_are_told_alike(copy):
@@ -148,9 +165,8 @@ def test_encoder_is_exported_for_itself_when_the_cache_cannot_be_written(tiny, t
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_encoder_is_exported_once_when_it_is_loaded_again(tiny, cache):
-    preload(str(tiny))
-    (model,) = cache.rglob("*.onnx")
+def test_encoder_is_exported_once_when_it_is_loaded_again(tiny, filled):
+    (model,) = filled.rglob("*.onnx")
     written = model.stat().st_mtime_ns
     load_encoder(str(tiny))
     assert cached_model(tiny, "fp32", model_digest(tiny, "fp32")) == model

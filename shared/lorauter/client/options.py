@@ -30,10 +30,10 @@ WATCH_SECONDS = 3600.0
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.enable_retries", 0),
     ("grpc.lb_policy_name", "round_robin"),
 )
-"""Servers send at most 16 MiB; the library's own retries are off because RetryPolicy does them.
+"""Servers send at most 16 MiB. The library's own retries stay on: without a policy they are those of calls
+that a server never saw, as when it ends a connection for its age. All others are RetryPolicy's.
 
 Of a name with several addresses, such as a headless service's, all are used in turn.
 """

@@ -10,9 +10,11 @@ import httpx
 import pytest
 
 from lorauter.lora.store import AdapterStore
+from tests.budgets import LONG
 
 UNKNOWN = "sha256:" + "0" * 64
 MAX_RANK = 8
+PATHS = ("/generate", "/generate_stream")
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +69,8 @@ def test_each_is_refused_with_its_field_and_rows_beside_it_say_the_same(client, 
         "parameters": {"max_new_tokens": 40, **with_set((pool.adapters["plain"], 0.7))},
     }
     quiet = client.post("/generate_stream", json=good).text
-    for name, change, field in bad_requests:
-        for path in ("/generate", "/generate_stream"):
+    for number, (name, change, field) in enumerate(bad_requests):
+        for path in PATHS if LONG else PATHS[number % 2 :][:1]:
             body = {"inputs": "the", **change}
             body["parameters"] = {"max_new_tokens": 4, **change.get("parameters", {})}
             with client.stream("POST", "/generate_stream", json=good) as running:

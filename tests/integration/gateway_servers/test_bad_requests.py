@@ -27,7 +27,7 @@ from tests.integration.gateway_servers.stand import (
 )
 from tests.protocol_servers.process import running
 
-STALL_SECONDS = float(os.environ.get("STALL_SECONDS", "3"))
+STALL_SECONDS = float(os.environ.get("STALL_SECONDS", "2"))
 """How long a request may take, its client's stalling included; a minute shows the same."""
 GROWTH_BYTES = 16 * 1024 * 1024
 """Most that a stalled client may cost the gateway; its answer is several times as long."""

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from lorauter.routing.model import Adapter, Backend, Manifest, ManifestEntry
+from tests.budgets import LONG
 from tests.integration.gateway_servers.conftest import TASKS, Shelf
 from tests.integration.gateway_servers.load import Outcome, ask, expected, sustained, until
 from tests.integration.gateway_servers.stand import Background, Gateway, TaskTexts, World, gateway, routing
@@ -66,7 +67,7 @@ def standing(
         )
 
 
-@pytest.mark.parametrize("kind", ["vllm", "tgi"])
+@pytest.mark.parametrize("kind", ["vllm", "tgi"] if LONG else ["vllm"])
 async def test_replica_killed_under_load_costs_no_request_that_had_not_begun(
     kind: str,
     shelf: Shelf,
