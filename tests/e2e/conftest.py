@@ -81,6 +81,17 @@ def embedded(addresses: Addresses, observed: Observed) -> Observed:
     return observed
 
 
+def engine_key() -> str | None:
+    """Returns the key that the suite's engine asks for, None where it asks for none."""
+    return os.environ.get("LORAUTER_BACKEND_KEY")
+
+
+def engine_headers() -> dict[str, str]:
+    """Returns what a request to the engine needs."""
+    key = engine_key()
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
 @pytest.fixture
 def client(addresses: Addresses) -> Iterator[Client]:
     """A client of the suite's gRPC services."""

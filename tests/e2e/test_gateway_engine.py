@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from lorauter.errors import InvalidArgument, NotFound
 from lorauter.gateway.v1 import gateway_pb2 as pb
 from lorauter_suite.suite import Addresses
 from lorauter_suite.walkthrough import Query, sample_queries
+from tests.e2e.conftest import engine_headers
 
 MOST_TOKENS = 100
 LONG = {"max_new_tokens": MOST_TOKENS, "temperature": 50.0, "adapter_id": "base", "seed": 1}
@@ -145,9 +145,7 @@ def test_unknown_names_are_typed_and_never_the_base(client: Client, query: Query
 
 def test_info_tells_the_engines_limits(addresses: Addresses) -> None:
     info = httpx.get(f"{addresses.gateway_http}/info", headers=addresses.headers).json()
-    secret = os.environ.get("LORAUTER_BACKEND_KEY")
-    headers = {"authorization": f"Bearer {secret}"} if secret else {}
-    engine = httpx.get(f"{addresses.engine_http}/info", headers=headers).json()
+    engine = httpx.get(f"{addresses.engine_http}/info", headers=engine_headers()).json()
     for key in ("model_id", "max_input_tokens", "max_total_tokens"):
         assert info[key] == engine[key]
     assert json.dumps(info)

@@ -12,6 +12,7 @@ from openai import NotFoundError, OpenAI
 from lorauter_suite.seeding import POOL_ID
 from lorauter_suite.suite import Addresses
 from lorauter_suite.walkthrough import Query, sample_queries
+from tests.e2e.conftest import engine_key
 
 BASE_MODEL = "lorauter/demo-base"
 HOT: dict[str, Any] = {"temperature": 9.0, "max_new_tokens": 16}
@@ -42,8 +43,11 @@ def hub(
 ) -> InferenceClient:
     """The same client, against the engine and against the gateway."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    urls = {"engine": addresses.engine_http, "gateway": addresses.gateway_http}
-    return InferenceClient(model=urls[request.param], token=addresses.api_key, timeout=30)
+    url, key = {
+        "engine": (addresses.engine_http, engine_key()),
+        "gateway": (addresses.gateway_http, addresses.api_key),
+    }[request.param]
+    return InferenceClient(model=url, token=key, timeout=30)
 
 
 def test_openai_chat_is_routed_when_the_model_is_auto(openai: OpenAI, query: Query) -> None:
@@ -223,7 +227,8 @@ def test_huggingface_chat_gives_logprobs_when_it_talks_to_the_engine(
     messages = [{"role": "user", "content": query.text}]
     ask: dict[str, Any] = {"messages": messages, "max_tokens": 4, "temperature": 0.0}
     ask |= {"logprobs": True, "top_logprobs": 3}
-    answer = InferenceClient(model=addresses.engine_http, timeout=30).chat_completion(**ask)
+    engine = InferenceClient(model=addresses.engine_http, token=engine_key(), timeout=30)
+    answer = engine.chat_completion(**ask)
     listed = answer.choices[0].logprobs.content
     assert [len(token.top_logprobs) for token in listed] == [3] * answer.usage.completion_tokens
     with pytest.raises(HfHubHTTPError, match="logprobs"):

@@ -9,13 +9,25 @@ import httpx
 import pytest
 
 from lorauter_suite.suite import Addresses
+from tests.e2e.conftest import engine_headers
 
 
 @pytest.fixture(params=["engine", "gateway"])
 def http(addresses: Addresses, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
     """A plain client of the engine and of the gateway."""
-    url = addresses.engine_http if request.param == "engine" else addresses.gateway_http
-    with httpx.Client(base_url=url, headers=addresses.headers, timeout=30, trust_env=False) as client:
+    url, headers = {
+        "engine": (addresses.engine_http, engine_headers()),
+        "gateway": (addresses.gateway_http, addresses.headers),
+    }[request.param]
+    with httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def engine(addresses: Addresses) -> Iterator[httpx.Client]:
+    """A plain client of the engine."""
+    headers = engine_headers()
+    with httpx.Client(base_url=addresses.engine_http, headers=headers, trust_env=False) as client:
         yield client
 
 
@@ -44,24 +56,24 @@ def test_refusals_before_any_route_have_tgi_s_form(http: httpx.Client) -> None:
     assert "bytes: send less" in large.json()["error"]
 
 
-def test_engine_names_its_model_as_a_list_and_as_tgi_s_document(addresses: Addresses) -> None:
-    found = httpx.get(f"{addresses.engine_http}/v1/models").json()
+def test_engine_names_its_model_as_a_list_and_as_tgi_s_document(engine: httpx.Client) -> None:
+    found = engine.get("/v1/models").json()
     assert found["data"][0]["id"] == found["id"] == "lorauter/demo-base"
     assert found["object"] == "list"
 
 
-def test_chat_tokens_are_those_that_a_chat_is_answered_from(addresses: Addresses) -> None:
+def test_chat_tokens_are_those_that_a_chat_is_answered_from(engine: httpx.Client) -> None:
     chat = {"messages": [{"role": "user", "content": "Hello"}]}
-    listed = httpx.post(f"{addresses.engine_http}/chat_tokenize", json=chat).json()
-    answer = httpx.post(f"{addresses.engine_http}/v1/chat/completions", json={**chat, "max_tokens": 1})
+    listed = engine.post("/chat_tokenize", json=chat).json()
+    answer = engine.post("/v1/chat/completions", json={**chat, "max_tokens": 1})
     assert len(listed["tokenize_response"]) == answer.json()["usage"]["prompt_tokens"]
     assert "".join(token["text"] for token in listed["tokenize_response"]) == listed["templated_text"]
 
 
-def test_tokens_are_cut_when_truncate_says_so(addresses: Addresses) -> None:
+def test_tokens_are_cut_when_truncate_says_so(engine: httpx.Client) -> None:
     def tokens(**parameters: int) -> list[int]:
         body = {"inputs": "Hello, world", "parameters": parameters}
-        answer = httpx.post(f"{addresses.engine_http}/tokenize", json=body)
+        answer = engine.post("/tokenize", json=body)
         return [token["id"] for token in answer.json()]
 
     assert tokens(truncate=2) == tokens()[-2:]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import tempfile
 import time
@@ -143,7 +144,11 @@ async def _over_grpc(address: str, key: str, count: int, seed: str, told: Callab
 
 
 async def _over_engine(url: str, count: int, seed: int, told: Callable[[Said], None]) -> None:
-    async with httpx.AsyncClient(base_url=url, timeout=HANG_SECONDS, trust_env=False) as http:
+    key = os.environ.get("LORAUTER_BACKEND_KEY")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=HANG_SECONDS, trust_env=False
+    ) as http:
 
         async def one(draw: Random) -> None:
             told(await engine_call(http, draw))
