@@ -12,6 +12,7 @@ _LOWEST = 20_000
 """Below it are ports that people choose for well-known services."""
 
 _marks: list[socket.socket] = []
+"""Kept, for a mark lasts as long as its socket."""
 
 
 def is_free(port: int) -> bool:
