@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder of the pictures")
     parser.add_argument("--seconds", type=float, default=LOAD_SECONDS, help="how long the suite is asked")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     if shutil.which("prometheus") is None:
         say("make dashboards: there is no prometheus on PATH; on Debian and Ubuntu: apt install prometheus")
         return 2

@@ -46,6 +46,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make traces", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder of the pictures")
     folder = parser.parse_args().out
+    folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="lorauter-traces-") as data,
         TraceReceiver() as receiver,
