@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
+from lorauter.encoder import Encoder
 from tests.security.adapters import ATTACKS, Scene
 from tests.security.adapters.model import BASE, write
+from tests.security.tenancy import Stage, staged
 from tests.security.watching import Watch, census
 
 
@@ -121,3 +124,18 @@ def struck(
     watch.close()
     folders = {name: scene.root / name for name in requests}
     return Struck(scene, answers, sound, folders, events, before, after, stored, adapters, grown)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(
+    postgres_server: Any,
+    _migrated: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_pools: Any,
+    encoder: Encoder,
+) -> AsyncIterator[Stage]:
+    """Registry, router and gateway with keys, and two tenants with everything in them."""
+    folder = tmp_path_factory.mktemp("tenants")
+    with postgres_server.database(_migrated) as url:
+        async with staged(url, folder, tiny_pools(folder / "incoming"), encoder) as ready:
+            yield ready

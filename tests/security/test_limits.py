@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import pytest_asyncio
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from lorauter.encoder import Encoder
 from tests.security.asking import METHODS, Outcome, ask, call, filled
-from tests.security.tenancy import OURS, QUERY, Stage, staged
+from tests.security.tenancy import OURS, QUERY, Stage
 from tests.security.tenant_cases import GATEWAY, REST, RPCS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -60,9 +57,8 @@ UNBOUNDED = [
     and name not in UNREAD
 ]
 """Fields whose type bounds nothing."""
-DOCUMENTED = re.findall(
-    r"^\| `(\w+\.[\w.]+)` \| (\d+) \| `(\w+)` \|$", Path("docs/limits.md").read_text(), re.M
-)
+PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
+DOCUMENTED = re.findall(r"^\| `(\w+\.[\w.]+)` \| (\d+) \| `(\w+)` \|$", PAGE.read_text(), re.MULTILINE)
 
 
 def amount(name: str, field: FieldDescriptor, count: int) -> object:
@@ -102,20 +98,6 @@ async def ask_with(stage: Stage, name: str, count: int) -> Outcome:
         else:
             at, message = at.setdefault(part, {}), described.message_type
     return await call(stage, rpc, fields, stage.keys[OURS])
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stage(
-    postgres_server: Any,
-    _migrated: str,
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_pools: Any,
-    encoder: Encoder,
-) -> AsyncIterator[Stage]:
-    folder = tmp_path_factory.mktemp("limits")
-    with postgres_server.database(_migrated) as url:
-        async with staged(url, folder, tiny_pools(folder / "incoming"), encoder) as ready:
-            yield ready
 
 
 @pytest.mark.parametrize("name", UNBOUNDED)

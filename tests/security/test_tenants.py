@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -12,11 +12,10 @@ from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import text
 
 from lorauter.access import Scope, is_public, make_key, scope_of
-from lorauter.encoder import Encoder
 from lorauter.server.access import OPEN_PATHS
 from lorauter_registry.api.calls import rpc_of
 from tests.security.asking import METHODS, Outcome, ask, call, filled
-from tests.security.tenancy import NOBODYS, OURS, QUERY, SECRET, THEIRS, Stage, staged
+from tests.security.tenancy import NOBODYS, OURS, QUERY, SECRET, THEIRS, Stage
 from tests.security.tenant_cases import GATEWAY, PLACES, REST, RPCS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -47,18 +46,10 @@ OTHERS = ("bravo", SECRET + " of " + THEIRS)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stage(
-    postgres_server: Any,
-    _migrated: str,
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_pools: Any,
-    encoder: Encoder,
-) -> AsyncIterator[Stage]:
-    folder = tmp_path_factory.mktemp("tenants")
-    with postgres_server.database(_migrated) as url:
-        async with staged(url, folder, tiny_pools(folder / "incoming"), encoder) as ready:
-            ready.before = await everything(ready, THEIRS)
-            yield ready
+async def stage(stage: Stage) -> Stage:
+    """The stage, and what the other tenant read of its own at first."""
+    stage.before = await everything(stage, THEIRS)
+    return stage
 
 
 async def everything(stage: Stage, tenant: str) -> list[Outcome]:
