@@ -63,7 +63,7 @@ def run(client: QdrantClient, tenant: str, number: int, crash_after: int | None)
         pass
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps)
 def test_readers_see_one_whole_generation_and_none_goes_back_when_publishers_die_or_come_late(sequence):
     client, tenant = QdrantClient(":memory:"), f"t{uuid.uuid4().hex[:12]}"

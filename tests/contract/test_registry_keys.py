@@ -86,7 +86,7 @@ async def test_key_is_told_once_and_nowhere_else(kept: Kept) -> None:
     assert (again.key, again.secret) == (made.key, "")
     assert list(made.key.scopes) == ["read"]
     assert await kept.who(made.secret) == "default"
-    secret = made.secret.rpartition("_")[2]
+    secret = made.secret.split("_", 2)[2]
     with kept.engine.connect() as connection:
         for table in ("api_key", "idempotent_write", "audit_entry"):
             rows = connection.execute(text(f"SELECT to_jsonb(t) FROM {table} t")).scalars().all()
@@ -262,9 +262,10 @@ async def test_other_services_hear_of_a_revoked_key_and_keep_good_ones_while_it_
         gate._transport = nowhere.registry.transport
         gate._good[read_key(good.secret).digest].at -= 60  # as if it was asked a minute ago
         assert (await gate.admit(f"Bearer {good.secret}")).key_id == good.key.id
-        with pytest.raises(Unavailable) as refused:
+        with pytest.raises(Unavailable) as refused, capture_logs() as logs:
             await gate.admit(f"Bearer {make_key()}")
         assert refused.value.reason == "KEYS_UNAVAILABLE"
+        assert [(log["event"], log["reason"]) for log in logs] == [("access.keys.unavailable", "UNAVAILABLE")]
 
 
 async def _refusal(gate: RemoteKeys, key: str) -> str:

@@ -1,7 +1,8 @@
-"""Clients use all servers behind a name, go on without one that ends, and find those that are added."""
+"""Clients use all servers behind a name, and go on when one, or a connection, ends."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -69,3 +70,36 @@ async def test_clients_connect_anew_and_no_call_fails_meanwhile(monkeypatch: pyt
         while len(peer.connections) < 4 and time.monotonic() < deadline:
             await client.route("query")
         assert len(peer.connections) >= 4
+
+
+async def _pipe(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    while data := await source.read(65536):
+        sink.write(data)
+    sink.close()
+
+
+@asynccontextmanager
+async def dropping_first(port: int) -> AsyncIterator[int]:
+    """Leads to a server, but ends the first connection at once, as a load balancer in a change does."""
+    coming = iter([False])
+
+    async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not next(coming, True):
+            writer.close()
+            return
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(_pipe(reader, far_writer), _pipe(far_reader, writer))
+
+    async with await asyncio.start_server(lead, "127.0.0.1", 0) as leading:
+        yield leading.sockets[0].getsockname()[1]
+
+
+async def test_call_gets_over_a_connection_that_fails() -> None:
+    peer = RouterPeer()  # type: ignore[abstract]
+    async with (
+        serving(peer) as (_, server),
+        dropping_first(server) as port,
+        AsyncClient(router=f"127.0.0.1:{port}") as client,
+    ):
+        await client.route("query")
+    assert peer.connections.total() == 1

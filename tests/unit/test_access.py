@@ -104,7 +104,7 @@ def test_key_is_what_it_was_made_as_and_its_secret_does_not_show() -> None:
     presented = read_key(key)
     assert presented.matches(presented.digest)
     assert not presented.matches(read_key(other).digest)
-    assert key.rpartition("_")[2] not in repr(presented)
+    assert key.split("_", 2)[2] not in repr(presented)
     for wrong in ("", "lra_", key[:-1], key + "A", key.upper(), f" {key}", key.replace("lra", "sk")):
         assert read_key(wrong) is None
 

@@ -63,7 +63,7 @@ def fill(name: str, truth: Table, table: Table, arms=None, batch=None) -> Plan:
     raise AssertionError("the strategy never ends")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(truth=truths(), name=st.sampled_from(STRATEGY_NAMES), data=st.data())
 def test_plan_ends_and_asks_for_nothing_known_when_some_arms_are_asked_for(truth, name, data):
     arms = np.array(
@@ -75,7 +75,7 @@ def test_plan_ends_and_asks_for_nothing_known_when_some_arms_are_asked_for(truth
     fill(name, truth, table, arms)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(truth=truths(most_arms=25), name=st.sampled_from(STRATEGY_NAMES), batch=st.integers(1, 97))
 def test_same_cells_are_measured_when_work_is_cut_anywhere(truth, name, batch):
     whole, cut = empty(truth), empty(truth)
@@ -85,7 +85,7 @@ def test_same_cells_are_measured_when_work_is_cut_anywhere(truth, name, batch):
     assert first.alive == second.alive
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(truth=truths())
 def test_ten_best_and_base_are_measured_on_all_examples_when_matched_by_default(truth):
     table = empty(truth)
@@ -97,7 +97,7 @@ def test_ten_best_and_base_are_measured_on_all_examples_when_matched_by_default(
     assert truth.base < 0 or measured[truth.base]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(truth=truths(), name=st.sampled_from(STRATEGY_NAMES))
 def test_arms_that_fell_know_their_round_when_matched(truth, name):
     table = empty(truth)
@@ -112,7 +112,7 @@ def test_arms_that_fell_know_their_round_when_matched(truth, name):
         assert counts[stayed].min() >= counts[table.adapters & ~stayed].max()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(truth=truths(), name=st.sampled_from(STRATEGY_NAMES), data=st.data())
 def test_rest_is_not_measured_again_when_an_arm_leaves_or_joins(truth, name, data):
     if len(truth.scores) < 3:

@@ -77,14 +77,14 @@ def readable(name, target):
 
 
 @pytest.mark.parametrize("name", OF_TEXT)
-@settings(max_examples=tries(100, 25), deadline=None)
+@settings(max_examples=tries(100, 25))
 @given(prediction=TEXTS, target=TEXTS)
 def test_score_is_in_range_when_the_texts_are_any(name, prediction, target):
     assert 0 <= metric(name).score(prediction, target) <= 1
 
 
 @pytest.mark.parametrize("name", OF_TEXT)
-@settings(max_examples=tries(100, 25), deadline=None)
+@settings(max_examples=tries(100, 25))
 @given(target=TEXTS)
 def test_score_is_one_when_the_answer_is_a_readable_target(name, target):
     if readable(name, target):

@@ -171,7 +171,7 @@ def test_tasks_are_refused_when_one_comes_twice_or_dimensions_differ() -> None:
         fit_profile([*clouds(1, 3, 1.0), TaskExamples("other", np.ones((3, 5), np.float32))])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         hnp.arrays(

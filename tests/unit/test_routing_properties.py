@@ -64,7 +64,7 @@ def numbers(decision: Decision) -> list[float]:
     ]
 
 
-@settings(deadline=None, max_examples=tries(300, 75))
+@settings(max_examples=tries(300, 75))
 @given(pools(), VECTORS, OPTIONS)
 def test_decision_is_well_formed_when_inputs_are_odd(
     pool: Pool, query: np.ndarray, options: RouteOptions
@@ -81,7 +81,7 @@ def test_decision_is_well_formed_when_inputs_are_odd(
     assert sum(match.probability for match in decision.tasks) <= 1 + 1e-9
 
 
-@settings(deadline=None, max_examples=tries(300, 75))
+@settings(max_examples=tries(300, 75))
 @given(pools(), VECTORS, OPTIONS)
 def test_explanation_agrees_with_the_decision(pool: Pool, query: np.ndarray, options: RouteOptions) -> None:
     decision = decide(pool, query, options)
@@ -112,7 +112,7 @@ def test_explanation_agrees_with_the_decision(pool: Pool, query: np.ndarray, opt
                 assert one.expected_utility <= explanation.next_best.expected_utility + 1e-12
 
 
-@settings(deadline=None, max_examples=tries(300, 75))
+@settings(max_examples=tries(300, 75))
 @given(pools(), VECTORS, OPTIONS)
 def test_exclusions_are_respected_when_given(pool: Pool, query: np.ndarray, options: RouteOptions) -> None:
     decision = decide(pool, query, options)
@@ -126,7 +126,7 @@ def test_exclusions_are_respected_when_given(pool: Pool, query: np.ndarray, opti
         assert options.tags <= next(t.tags for t in pool.tasks if t.task_id == match.task_id)
 
 
-@settings(deadline=None, max_examples=tries(150, 37))
+@settings(max_examples=tries(150, 37))
 @given(pools(), VECTORS, OPTIONS, st.randoms(use_true_random=False))
 def test_decision_is_the_same_when_tasks_and_adapters_come_in_another_order(
     pool: Pool, query: np.ndarray, options: RouteOptions, random: Random

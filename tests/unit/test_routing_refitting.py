@@ -129,7 +129,7 @@ constants = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 50), st.integers(2, 7), st.floats(0.2, 4.0), constants)
 def test_choice_is_no_worse_and_chosen_again_when_refitted(
     seed: int, count: int, noise: float, old: dict[str, float]
@@ -142,7 +142,7 @@ def test_choice_is_no_worse_and_chosen_again_when_refitted(
     assert again.report["kept"] == 1
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.sets(st.integers(0, 8)), min_size=1, max_size=6), st.data())
 def test_profile_is_the_same_when_memory_holds_other_tasks_from_before(
     pools: list[set[int]], data: st.DataObject

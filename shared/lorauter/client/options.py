@@ -31,9 +31,15 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 5_000),
 )
 """Servers send at most 16 MiB. The library's own retries stay on: without a policy they are those of calls
 that a server never saw, as when it ends a connection for its age. All others are RetryPolicy's.
+
+A server that was away is found again in 5 s, at another address of its name too, where the library may take
+2 minutes; a single connection that fails is made anew before RetryPolicy gives up, not after a second.
 
 Of a name with several addresses, such as a headless service's, all are used in turn.
 """

@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import grpc
-
 from lorauter.access import Caller, Scope
 from lorauter.client import NO_RETRY, AsyncClient
 from lorauter.errors import Exhausted, LorauterError, Unauthenticated, Unavailable
@@ -96,8 +94,8 @@ class RemoteKeys:
 
     def _asked(self, digest: bytes, done: asyncio.Task[_Known]) -> None:
         self._asking.pop(digest, None)
-        if not done.cancelled() and isinstance(error := done.exception(), LorauterError):
-            _log.warning("access.keys.unavailable", reason=error.reason)
+        if not done.cancelled():
+            done.exception()  # so that asyncio does not complain of it where nobody waits any more
 
     async def _look_up(self, digest: bytes, authorization: str) -> _Known:
         caller: Caller | None = None
@@ -114,7 +112,8 @@ class RemoteKeys:
             caller = to_caller(message)
         except Unauthenticated as error:
             refusal = error
-        except (LorauterError, grpc.RpcError):
+        except LorauterError as error:
+            _log.warning("access.keys.unavailable", reason=error.reason, error=error.message)
             raise Unavailable(
                 "KEYS_UNAVAILABLE", "the registry cannot be asked about the key: retry"
             ) from None
