@@ -26,6 +26,7 @@ EXAMPLES = 256
 """Most embedded examples of a task, as the worker's setting has it."""
 
 INSIST_SECONDS = 120.0
+_NOT_YET = "GENERATION_NOT_REACHED"
 REST_SECONDS = 45.0
 """How long what dead publishers left may lie about: a reconciliation comes every 30 s."""
 
@@ -37,13 +38,17 @@ _GENERATION = text("SELECT value, COALESCE(published, 0) FROM generation WHERE t
 
 
 def insist(call: Callable[[], T], seconds: float = INSIST_SECONDS) -> T:
-    """Makes a call until it is answered; with the same request_id that is safe for writes too."""
+    """Makes a call until it is answered; with the same request_id that is safe for writes too.
+
+    A generation that routers do not have is waited for as well: a machine may be slower than they wait.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
             return call()
-        except (Unavailable, DeadlineExceeded):
-            if time.monotonic() > deadline:
+        except LorauterError as error:
+            passes = isinstance(error, Unavailable | DeadlineExceeded) or error.reason == _NOT_YET
+            if not passes or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
 

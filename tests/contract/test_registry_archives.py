@@ -84,7 +84,7 @@ async def test_caller_who_goes_in_the_middle_leaves_nothing_behind(served: Any) 
         await asyncio.Event().wait()
 
     importing = served.rpc.ImportRegistry(half(), metadata=(("x-lorauter-tenant", "other"),))
-    await asyncio.wait_for(sent.wait(), 10)
+    await asyncio.wait_for(sent.wait(), 30)
     importing.cancel()
     again = pieces(*(piece.data for piece in exported))
     assert (await served.rpc.ImportRegistry(again, metadata=(("x-lorauter-tenant", "other"),))).adapters == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.faults_ledger import insist
 from lorauter.gateway.v1 import gateway_pb2
 from lorauter.registry.v1 import registry_pb2 as pb
 from lorauter_suite.seeding import POOL_DIRECTORY, POOL_ID, demo_tasks, seed_adapter, seed_task
@@ -44,7 +45,7 @@ def test_query_is_answered_by_the_adapter_that_measured_best(topology: tuple[Top
     _, found = topology
     with found.client() as client:
         newest = client.registry.get_generation().generation
-        client.route("Write the word backwards: planet", min_generation=newest)
+        insist(lambda: client.route("Write the word backwards: planet", min_generation=newest))
         answer = client.generate("Write the word backwards: planet")
     assert answer.text.strip() == "tenalp"
     assert [each.adapter_id for each in answer.served.adapters] == [f"{TASK}-a"]

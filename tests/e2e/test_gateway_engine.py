@@ -47,11 +47,11 @@ def until(holds: Callable[[], bool], seconds: float = 10) -> None:
 def test_closed_connection_stops_the_engine(addresses: Addresses, query: Query, route: str) -> None:
     before = engine_metric(addresses, "lorauter_engine_tokens_total", kind="generated")
     body = {"inputs": query.text, "parameters": LONG}
-    callers = 6
+    callers, patience = 6, httpx.Timeout(30, read=0.05)
     for _ in range(callers):
         try:
             with httpx.stream(
-                "POST", addresses.gateway_http + route, json=body, headers=addresses.headers, timeout=0.05
+                "POST", addresses.gateway_http + route, json=body, headers=addresses.headers, timeout=patience
             ) as answer:
                 next(answer.iter_lines())
         except httpx.ReadTimeout:

@@ -7,20 +7,18 @@ import signal
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
+from benchmarks.faults_ledger import insist
 from lorauter import Client
-from lorauter.errors import AlreadyExists, DeadlineExceeded, Unavailable
+from lorauter.errors import AlreadyExists
 from lorauter.index import QdrantIndex
 from lorauter.registry.v1 import registry_pb2 as pb
 from lorauter_suite.suite import Suite
 from tests.budgets import tries
-
-T = TypeVar("T")
 
 TASKS = tries(198, 90)
 VICTIMS = (
@@ -34,18 +32,6 @@ def suite(tmp_path: Path) -> Iterator[Suite]:
     """A suite of its own, in which no backend is registered: nothing is matched, everything is embedded."""
     with Suite(tmp_path) as started:
         yield started
-
-
-def insist(call: Callable[[], T]) -> T:
-    """Makes a call until it is answered; the same request_id makes that safe for writes."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return call()
-        except (Unavailable, DeadlineExceeded):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 def register(client: Client, number: int) -> None:

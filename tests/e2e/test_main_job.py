@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.faults_ledger import insist
 from lorauter import Client
 from lorauter.gateway.v1 import gateway_pb2
 from lorauter.identifiers import decode_generation
@@ -74,7 +75,7 @@ def test_new_task_is_embedded_and_matched_when_registered_through_rest(
     generation = put.json()["generation"]
     eventually(lambda: client.registry.get_task(id="one-more").state >= pb.TASK_STATE_EMBEDDED)
     text = demo.examples("test")[0]["input"]
-    decision = client.route(text, pool=POOL_ID, min_generation=generation)
+    decision = insist(lambda: client.route(text, pool=POOL_ID, min_generation=generation))
     assert is_at_least(decision.generation, generation)
     assert "one-more" in {match.task_id for match in decision.tasks}
     eventually(lambda: client.registry.get_task(id="one-more").state == pb.TASK_STATE_MATCHED)

@@ -314,7 +314,7 @@ async def test_closing_a_stream_cancels_the_call(peers: Peers, client: AsyncClie
     stream = client.generate_stream("hi")
     assert (await anext(stream)).text == "x"
     await stream.aclose()
-    await asyncio.wait_for(peers.gateway.cancelled.wait(), 5)
+    await asyncio.wait_for(peers.gateway.cancelled.wait(), 30)
     peers.gateway.cancelled.clear()
 
     def first(c: Client) -> None:
@@ -323,7 +323,7 @@ async def test_closing_a_stream_cancels_the_call(peers: Peers, client: AsyncClie
         pieces.close()
 
     await blocking(peers, first)
-    await asyncio.wait_for(peers.gateway.cancelled.wait(), 5)
+    await asyncio.wait_for(peers.gateway.cancelled.wait(), 30)
 
 
 async def test_addresses_come_from_the_environment_when_not_passed(

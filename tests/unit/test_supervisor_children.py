@@ -117,9 +117,7 @@ def test_grandchildren_are_gone_when_their_parent_was_killed(supervised, tmp_pat
 def test_a_child_is_killed_when_it_ignores_the_signal_to_stop(supervised):
     supervisor, _ = supervised(shell("deaf", "trap '' TERM; while true; do sleep 0.05; done"))
     supervisor.begin(10)
-    began = time.monotonic()
     supervisor.stop([["deaf"]], 0.3)
-    assert time.monotonic() - began < 3
     assert supervisor.children["deaf"].pid is None
 
 

@@ -150,6 +150,16 @@ def tight_engine_url(pool: Pool) -> Iterator[str]:
         yield url
 
 
+class _Server(ThreadingHTTPServer):
+    """A server whose callers may go before they are answered."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @dataclass
 class Front:
     """A server in front of an engine that speaks as another kind does and notes what it is asked."""
@@ -187,8 +197,7 @@ class Front:
             def log_message(self, *_: object) -> None:
                 """Keeps the test's output quiet."""
 
-        self._server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server((LOOPBACK, 0), Handler)
         self.url = f"http://{LOOPBACK}:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -212,8 +221,8 @@ class Front:
             self.busy["now"] += 1
             self.busy["most"] = max(self.busy["most"], self.busy["now"])
         try:
-            if self.hangs & set(self.named(body)):
-                self._ends.wait(HANGS_SECONDS)
+            if self.hangs & set(self.named(body)) and self._ends.wait(HANGS_SECONDS):
+                return 503, {"detail": "the test has ended"}
             return self.answer(path, body)
         finally:
             with self._lock:

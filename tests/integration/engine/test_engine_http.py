@@ -229,7 +229,8 @@ def test_rows_are_freed_when_the_caller_hangs_up(http, url, pool) -> None:
         with http.stream("POST", "/generate_stream", json=body(seed)) as response:
             assert next(response.iter_lines()).startswith("data:")
     for seed in range(4):
-        with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=url, timeout=0.02) as impatient:
+        patience = httpx.Timeout(30, read=0.02)
+        with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=url, timeout=patience) as impatient:
             impatient.post(
                 "/generate_batch", json={"items": [body(seed) | {"prompt": "the"}] * 64, **body(seed)}
             )

@@ -259,7 +259,7 @@ async def listening(app: ASGIApp) -> AsyncIterator[str]:
     config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1)
     server = _Quiet(config)
     task = asyncio.create_task(server.serve())
-    await asyncio.wait_for(server.up.wait(), 10)
+    await asyncio.wait_for(server.up.wait(), 30)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         yield f"http://127.0.0.1:{port}"
@@ -301,7 +301,7 @@ class Stand:
         return (await self.http.get(self.url + "/readyz")).status_code == 200
 
     async def until_engine_stopped(self) -> None:
-        await asyncio.wait_for(self.engine.stopped.wait(), 5)
+        await asyncio.wait_for(self.engine.stopped.wait(), 30)
 
 
 @asynccontextmanager

@@ -33,7 +33,7 @@ async def test_grpc_cancel_stops_the_engine(stand: Stand) -> None:
 
 
 async def test_a_grpc_caller_who_does_not_read_is_given_up(start: Callable[..., Any]) -> None:
-    async with start(request_timeout_seconds=0.5) as stand:
+    async with start(request_timeout_seconds=2) as stand:
         stand.engine.words = ("x" * 500_000, "end")
         stand.engine.script.append("endless")
         stream = stand.client.with_timeout(60).generate_stream("hi")
@@ -51,7 +51,7 @@ async def test_a_grpc_caller_who_does_not_read_is_given_up(start: Callable[..., 
 async def test_grpc_cancel_stops_the_engine_when_nothing_is_streamed(stand: Stand) -> None:
     stand.engine.script.append("hang")
     call = asyncio.ensure_future(stand.client.generate("hi"))
-    await asyncio.wait_for(stand.engine.begun.wait(), 5)
+    await asyncio.wait_for(stand.engine.begun.wait(), 30)
     call.cancel()
     await stand.until_engine_stopped()
 
@@ -63,7 +63,7 @@ async def test_grpc_cancel_stops_the_engine_when_nothing_is_streamed(stand: Stan
 async def test_http_disconnect_stops_the_engine(stand: Stand, path: str, step: str) -> None:
     stand.engine.script.append(step)
     call = asyncio.ensure_future(stand.post(path, PROMPT))
-    await asyncio.wait_for(stand.engine.begun.wait(), 5)
+    await asyncio.wait_for(stand.engine.begun.wait(), 30)
     call.cancel()
     await stand.until_engine_stopped()
 

@@ -194,7 +194,7 @@ async def test_adapter_that_finds_no_slot_is_replaced_by_one_that_is_there(redis
 
         server.generate = slow  # type: ignore[method-assign]
         busy = asyncio.create_task(stage.ask("b"))
-        await asyncio.wait_for(asked.wait(), 5)
+        await asyncio.wait_for(asked.wait(), 30)
         server.generate = plain  # type: ignore[method-assign]
         text, serving = await stage.ask(decided({"a": 1.0}, runners="b"))
         assert text == HEX["b"]
@@ -223,7 +223,7 @@ async def test_backend_that_is_removed_while_it_loads_leaves_the_request_to_othe
     drivers = {"vllm": server, "tgi": tgi(HEX["b"])}
     async with staged(drivers, [VLLM, TGI], redis_url, manifests=listed) as stage:
         alone_there = asyncio.create_task(stage.ask(decided({"a": 1.0}, runners="b")))
-        await asyncio.wait_for(server.began.wait(), 5)
+        await asyncio.wait_for(server.began.wait(), 30)
         del stage.pool.backends[0]
         await stage.update()
         text, serving = await alone_there
@@ -298,7 +298,7 @@ async def test_adapter_whose_replicas_are_full_is_not_answered_by_the_base(redis
     free = pb.Backend(backend_id="tgi", kind="tgi")
     async with staged({"vllm": server, "tgi": tgi()}, [full, free], redis_url) as stage:
         busy = asyncio.create_task(stage.ask("a"))
-        await asyncio.wait_for(server.began.wait(), 5)
+        await asyncio.wait_for(server.began.wait(), 30)
         with pytest.raises(Exhausted) as caught:
             await stage.ask(decided({"a": 1.0}))
         assert caught.value.reason == "BACKENDS_FULL"

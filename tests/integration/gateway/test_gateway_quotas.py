@@ -149,14 +149,14 @@ async def test_what_runs_holds_its_reservation(tenants: Tenants, redis: Redis) -
     key = tenants.keys.key("a", tokens_per_minute=1000)
     tenants.engines["a", "demo"].script.append("hang")
     running_one = asyncio.create_task(tenants.door.ask(key, BASE, max_tokens=600))
-    await asyncio.wait_for(tenants.engines["a", "demo"].begun.wait(), 10)
+    await asyncio.wait_for(tenants.engines["a", "demo"].begun.wait(), 30)
     refused = await tenants.doors[1].ask(key, BASE, max_tokens=600)
     assert refused.status_code == 429
     assert "1000 tokens a minute" in refused.json()["error"]["message"]
     assert int(refused.headers["retry-after"]) <= 13
     assert (await tenants.doors[1].ask(key, BASE, max_tokens=300)).status_code == 200
     running_one.cancel()  # who goes away before anything came pays what was reserved
-    await asyncio.wait_for(tenants.engines["a", "demo"].stopped.wait(), 10)
+    await asyncio.wait_for(tenants.engines["a", "demo"].stopped.wait(), 30)
     assert (await levels(redis, key))[1] > 100
 
 

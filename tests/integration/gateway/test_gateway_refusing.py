@@ -20,7 +20,7 @@ async def full(request: pytest.FixtureRequest, start: Callable[..., Any]) -> Asy
     async with start(**request.param) as stand:
         stand.engine.script.append("hang")
         running = asyncio.create_task(stand.post("/v1/chat/completions", CHAT))
-        await asyncio.wait_for(stand.engine.begun.wait(), 5)
+        await asyncio.wait_for(stand.engine.begun.wait(), 30)
         stand.running = running
         stand.reason = "BACKENDS_FULL" if request.param is FULL_REPLICA else "GATEWAY_FULL"
         yield stand
@@ -62,7 +62,7 @@ async def test_connection_of_a_refused_request_serves_the_next_one(full: Any) ->
     body = b"x" * 300_000
     head = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body)
     writer.write(head + body + b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-    answers = await asyncio.wait_for(reader.read(), 10)
+    answers = await asyncio.wait_for(reader.read(), 30)
     writer.close()
     assert answers.startswith(b"HTTP/1.1 429 ")
     assert answers.endswith(b"\r\n\r\nok")
@@ -87,7 +87,7 @@ async def test_nothing_is_refused_unread_while_one_replica_has_room(start: Calla
         assert (await stand.http.post(url, content=UNREADABLE)).status_code == 400
         running.append(asyncio.create_task(stand.post("/v1/chat/completions", CHAT)))
         for engine in stand.engines:
-            await asyncio.wait_for(engine.begun.wait(), 5)
+            await asyncio.wait_for(engine.begun.wait(), 30)
         assert (await stand.http.post(url, content=UNREADABLE)).status_code == 429
         for task in running:
             task.cancel()

@@ -245,7 +245,7 @@ async def test_room_is_given_back_however_a_request_ends(stand: Stand, end: str)
         stand.engine.script.append(script[end])
     if end == "cancel":
         call = asyncio.ensure_future(stand.client.generate("hi"))
-        await asyncio.wait_for(stand.engine.begun.wait(), 5)
+        await asyncio.wait_for(stand.engine.begun.wait(), 30)
         call.cancel()
     elif end == "closed stream":
         stream = stand.client.generate_stream("hi")

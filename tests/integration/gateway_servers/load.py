@@ -117,7 +117,7 @@ async def expected(prompt: str, weights: Weights, tokens: int, answer_tokens: in
     return finish.text
 
 
-async def until(holds: Callable[[], object], seconds: float = 15) -> None:
+async def until(holds: Callable[[], object], seconds: float = 30) -> None:
     """Waits until something holds; fails when it does not come true."""
     async with asyncio.timeout(seconds):
         while not await asyncio.to_thread(holds):  # noqa: ASYNC110  -- it lies behind a socket

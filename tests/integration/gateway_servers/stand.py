@@ -259,7 +259,7 @@ def engine(base: Path, store: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def until(holds: Callable[[], object], seconds: float = 15) -> None:
+def until(holds: Callable[[], object], seconds: float = 30) -> None:
     """Waits until something holds; fails when it does not come true."""
     deadline = time.monotonic() + seconds
     while not holds():

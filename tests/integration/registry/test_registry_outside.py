@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,7 +34,7 @@ from lorauter_registry.adapters.wakeups import CeleryWakeups
 COMMIT = "0123456789" * 4
 
 
-def eventually(check: Callable[[], bool], seconds: float = 10) -> None:
+def eventually(check: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline
@@ -68,12 +69,12 @@ def test_one_wakeup_waits_when_changes_are_many_and_nobody_takes_any(redis_url: 
         assert broker.llen("index") == 1
 
 
-def test_wakeup_costs_nothing_when_the_broker_is_away() -> None:
-    with waking("redis://127.0.0.1:1/0") as wakeups:
-        began = time.perf_counter()
-        for _ in range(1_000):
-            wakeups.wake(["index"])
-        assert time.perf_counter() - began < 1
+def test_wakeups_are_in_nobodys_way_when_the_broker_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with waking(f"redis://{address}/0") as wakeups:
+            for _ in range(1_000):  # a second each if they waited for it, longer than a test may take
+                wakeups.wake(["index"])
 
 
 class _Hub(BaseHTTPRequestHandler):

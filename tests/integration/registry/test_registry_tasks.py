@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -133,9 +132,7 @@ def test_everything_goes_when_a_task_is_deleted(registry: Registry) -> None:
 def test_hundred_thousand_examples_are_stored_in_their_order(registry: Registry) -> None:
     many = ExampleSet(64 * 1024 * 1024)
     many.extend((f"question {number}\t\\N\n", f"{number}") for number in range(100_000))
-    began = time.perf_counter()
     stored = registry.put_validation_set(PutValidationSet(task_id="t"), many)
-    assert time.perf_counter() - began < 20
     assert stored.example_count == 100_000
     request = ListValidationExamples(task_id="t", page_size=10_000)
     page = registry.list_validation_examples(request)

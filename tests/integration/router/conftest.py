@@ -125,7 +125,7 @@ class Lab:
                 await router.server.stop(0)
 
     @staticmethod
-    async def eventually(holds: Callable[[], bool], seconds: float = 15) -> None:
+    async def eventually(holds: Callable[[], bool], seconds: float = 30) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, "it did not come true in time"

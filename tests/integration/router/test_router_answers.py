@@ -127,7 +127,7 @@ async def test_request_is_refused_with_a_reason_when_it_is_wrong(
     batch = pb.RouteBatchRequest(
         requests=[pb.RouteRequest(query=QUERY), pb.RouteRequest(**{"query": QUERY, **fields})]
     )
-    error = await router.refusal(router.stub.RouteBatch(batch, timeout=10))
+    error = await router.refusal(router.stub.RouteBatch(batch, timeout=30))
     assert error.reason == reason
     assert error.metadata["request"] == "1"
 
@@ -144,7 +144,7 @@ async def test_query_is_answered_when_it_is_unusual_but_valid(router, lab, query
 @pytest.mark.parametrize(("count", "reason"), [(0, "BATCH_EMPTY"), (257, "BATCH_TOO_LARGE")])
 async def test_batch_is_refused_when_its_size_is_wrong(router, count: int, reason: str) -> None:
     batch = pb.RouteBatchRequest(requests=[pb.RouteRequest(query=QUERY)] * count)
-    error = await router.refusal(router.stub.RouteBatch(batch, timeout=10))
+    error = await router.refusal(router.stub.RouteBatch(batch, timeout=30))
     assert (error.grpc_status, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
 
 
@@ -154,7 +154,7 @@ async def test_pool_must_be_named_when_there_are_several(lab) -> None:
         error = await router.refusal(router.route())
         assert (error.reason, error.metadata["known"]) == ("POOL_REQUIRED", "left, right")
         assert (await router.route(pool="left")).pool == "left"
-        shown = await router.stub.GetSnapshot(pb.GetSnapshotRequest(), timeout=5)
+        shown = await router.stub.GetSnapshot(pb.GetSnapshotRequest(), timeout=30)
         assert [(p.pool, p.task_count, p.adapter_count) for p in shown.pools] == [
             ("left", 3, 3),
             ("right", 3, 3),
@@ -165,7 +165,7 @@ async def test_pool_must_be_named_when_there_are_several(lab) -> None:
 async def test_adapter_is_resolved_and_listed_when_it_may_be_served(router, lab) -> None:
     for name in ("abacus", "abacus@1", "abacus@champion"):
         request = pb.ResolveAdapterRequest(adapter=name)
-        resolved = await router.stub.ResolveAdapter(request, timeout=5)
+        resolved = await router.stub.ResolveAdapter(request, timeout=30)
         assert (resolved.adapter_id, resolved.version, resolved.digest, resolved.generation) == (
             "abacus",
             1,
@@ -176,11 +176,11 @@ async def test_adapter_is_resolved_and_listed_when_it_may_be_served(router, lab)
     token = ""
     while True:
         page = pb.ListServableAdaptersRequest(page_size=2, page_token=token)
-        response = await router.stub.ListServableAdapters(page, timeout=5)
+        response = await router.stub.ListServableAdapters(page, timeout=30)
         listed += [adapter.adapter_id for adapter in response.adapters]
         token = response.next_page_token
         if not token:
             break
     assert listed == ["abacus", "atlas", "critic"]
-    unknown = router.stub.ResolveAdapter(pb.ResolveAdapterRequest(adapter="nobody"), timeout=5)
+    unknown = router.stub.ResolveAdapter(pb.ResolveAdapterRequest(adapter="nobody"), timeout=30)
     assert (await router.refusal(unknown)).reason == "UNKNOWN_ADAPTER"

@@ -21,7 +21,7 @@ def recorded(lab) -> list[pb.RecordedQuery]:
 async def test_replay_decides_as_the_routes_did_when_nothing_changed(router, lab, recorded) -> None:
     routed = [await router.route(query=query) for query in QUERIES]
     request = pb.ReplayRequest(pool="p", queries=recorded, encoder_digest=lab.encoder.digest)
-    replayed = (await router.stub.Replay(request, timeout=10)).responses
+    replayed = (await router.stub.Replay(request, timeout=30)).responses
     assert [one.best_single.adapter_id for one in replayed] == ["abacus", "critic", "atlas"]
     for before, after in zip(routed, replayed, strict=True):
         assert [one.adapter_id for one in after.adapters] == [one.adapter_id for one in before.adapters]
@@ -36,16 +36,16 @@ async def test_replay_decides_by_other_constants_and_strategies_when_asked(route
     constants = {"dense_weight": 0.0, "lexical_weight": 0.0, "default_tasks": 3.0}
     request = pb.ReplayRequest(queries=recorded, constants=constants)
     for _ in range(2):
-        blind = (await router.stub.Replay(request, timeout=10)).responses
+        blind = (await router.stub.Replay(request, timeout=30)).responses
         assert [len(one.adapters) for one in blind] == [3, 3, 3]
         assert {round(one.tasks[0].probability, 6) for one in blind} == {round(1 / 3, 6)}
     assert blind[0].profile_digest != (await router.route()).profile_digest
     recorded[0].strategy = "paper"
     recorded[0].exclude_adapters.append("abacus")
-    (paper, *_) = (await router.stub.Replay(pb.ReplayRequest(queries=recorded), timeout=10)).responses
+    (paper, *_) = (await router.stub.Replay(pb.ReplayRequest(queries=recorded), timeout=30)).responses
     assert (paper.strategy, paper.HasField("explanation")) == ("paper", False)
     recorded[0].why_not.append("abacus")
-    (asked, *_) = (await router.stub.Replay(pb.ReplayRequest(queries=recorded), timeout=10)).responses
+    (asked, *_) = (await router.stub.Replay(pb.ReplayRequest(queries=recorded), timeout=30)).responses
     assert [one.fate for one in asked.explanation.why_not] == [pb.ADAPTER_FATE_EXCLUDED]
     assert "abacus" not in {one.adapter_id for one in paper.adapters}
 
@@ -56,11 +56,11 @@ async def test_replay_is_of_what_is_served_when_it_is_another_snapshot_of_the_sa
     index = lab.index(7)
     async with lab.router_on(index) as router:
         request = pb.ReplayRequest(queries=recorded, constants={"dense_weight": 5.0})
-        assert len((await router.stub.Replay(request, timeout=10)).responses[0].tasks) == 3
+        assert len((await router.stub.Replay(request, timeout=30)).responses[0].tasks) == 3
         (pool,) = lab.snapshot(7).pools.values()
         index.publish(replace(lab.snapshot(7), pools={"p": replace(pool, tasks=pool.tasks[:2])}), [])
         await lab.eventually(lambda: len(router.served().snapshot.pools["p"].tasks) == 2)
-        assert len((await router.stub.Replay(request, timeout=10)).responses[0].tasks) == 2
+        assert len((await router.stub.Replay(request, timeout=30)).responses[0].tasks) == 2
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ async def test_replay_is_refused_with_a_reason_when_it_is_wrong(
     router, recorded, fields: dict[str, Any], code: str, reason: str
 ) -> None:
     request = pb.ReplayRequest(**{"queries": recorded, **fields})
-    error = await router.refusal(router.stub.Replay(request, timeout=10))
+    error = await router.refusal(router.stub.Replay(request, timeout=30))
     assert (error.grpc_status.name, error.reason) == (code, reason)
     if len(fields.get("queries", ())) == 1:
         assert error.metadata["query"] == "0"
@@ -92,7 +92,7 @@ async def test_replay_follows_the_snapshot_and_remembers_a_few_constants_only(la
         asked = [{"dense_weight": float(weight), "lexical_weight": 0.0} for weight in (1, 2, 3, 4, 5, 6, 1)]
         found = [
             (
-                await router.stub.Replay(pb.ReplayRequest(queries=recorded, constants=one), timeout=10)
+                await router.stub.Replay(pb.ReplayRequest(queries=recorded, constants=one), timeout=30)
             ).responses
             for one in asked
         ]
@@ -103,6 +103,6 @@ async def test_replay_follows_the_snapshot_and_remembers_a_few_constants_only(la
         newer = lab.token(8)
         await router.route(min_generation=newer)
         request = pb.ReplayRequest(queries=recorded, constants=asked[0])
-        after = (await router.stub.Replay(request, timeout=10)).responses
+        after = (await router.stub.Replay(request, timeout=30)).responses
         assert {one.generation for one in after} == {newer}
         assert after[0].adapters[0].digest == lab.digest_of("abacus", 8)

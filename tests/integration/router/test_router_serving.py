@@ -68,9 +68,9 @@ async def test_batches_and_replays_name_the_same_runners_up(lab: Any, index: Mem
     async with lab.router_on(index) as router:
         routed = await router.route()
         batch = pb.RouteBatchRequest(requests=[pb.RouteRequest(query=lab.query)])
-        (batched,) = (await router.stub.RouteBatch(batch, timeout=10)).responses
+        (batched,) = (await router.stub.RouteBatch(batch, timeout=30)).responses
         recorded = pb.RecordedQuery(vector=pack_vector(vector))
-        (replayed,) = (await router.stub.Replay(pb.ReplayRequest(queries=[recorded]), timeout=10)).responses
+        (replayed,) = (await router.stub.Replay(pb.ReplayRequest(queries=[recorded]), timeout=30)).responses
     assert list(batched.runners_up) == list(routed.runners_up)
     assert {each.adapter_id for each in replayed.runners_up} == {
         each.adapter_id for each in routed.runners_up
@@ -88,7 +88,7 @@ async def test_runners_up_leave_out_what_the_request_excludes(lab: Any, index: M
 
 async def test_snapshot_shows_limits_policy_and_manifests(lab: Any, index: MemoryIndex) -> None:
     async with lab.router_on(index) as router:
-        (pool,) = (await router.stub.GetSnapshot(pb.GetSnapshotRequest(), timeout=5)).pools
+        (pool,) = (await router.stub.GetSnapshot(pb.GetSnapshotRequest(), timeout=30)).pools
     plain, vllm = pool.backends
     assert (plain.adapters_path, plain.adapter_slots, plain.shards) == ("/adapters", 0, 0)
     assert vllm == pb.Backend(
@@ -117,4 +117,4 @@ async def test_snapshot_shows_limits_policy_and_manifests(lab: Any, index: Memor
 async def test_pinned_adapter_is_resolved_with_its_rank(lab: Any, index: MemoryIndex) -> None:
     async with lab.router_on(index) as router:
         request = pb.ResolveAdapterRequest(adapter="critic")
-        assert (await router.stub.ResolveAdapter(request, timeout=5)).rank == 64
+        assert (await router.stub.ResolveAdapter(request, timeout=30)).rank == 64

@@ -185,11 +185,11 @@ def test_work_is_due_at_once_when_it_made_progress(engine):
 
 def test_heartbeat_keeps_the_lease_when_work_outlives_it(engine):
     owe(engine)
-    claim = outbox.claim(engine, "index", "me", 0.5)
-    with lease.held(engine, claim, 0.5, 0.1) as held:
-        until = time.monotonic() + 0.8
+    claim = outbox.claim(engine, "index", "me", 2)
+    with lease.held(engine, claim, 2, 0.1) as held:
+        until = time.monotonic() + 3
         while time.monotonic() < until:
-            assert outbox.claim(engine, "index", "you", 0.5) is None
+            assert outbox.claim(engine, "index", "you", 2) is None
             held.check()
             time.sleep(0.05)
 
