@@ -59,7 +59,8 @@ NO_TASKS = ["what is the weather in Lima", "אבגד", "🦜🦜🦜"]
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     """Registry, index worker and router, warm, with four adapters and no backend: nothing is matched."""
-    options = SuiteOptions(services=("registry", "worker-index", "router"))
+    patient = {"LORAUTER_GENERATION_WAIT_SECONDS": "25"}
+    options = SuiteOptions(services=("registry", "worker-index", "router"), environment=patient)
     with Suite(tmp_path_factory.mktemp("suite"), options) as started:
         with started.addresses.client() as client:
             client.registry.create_pool(

@@ -15,7 +15,7 @@ from lorauter_suite.logs import LogFolder
 from lorauter_suite.supervisor import Supervisor
 
 
-def eventually(condition, seconds=10.0):
+def eventually(condition, seconds=30.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not true in time"
@@ -48,7 +48,7 @@ def test_a_child_is_started_again_with_growing_delays_when_it_keeps_dying(superv
     starts = []
     spec = shell("dying", "exit 3", prepare=lambda: starts.append(time.monotonic()))
     supervisor, lines = supervised(spec)
-    supervisor.begin(10)
+    supervisor.begin(30)
     eventually(lambda: len(starts) == 4)
     first, second, third = (after - before for before, after in pairwise(starts))
     assert 0.2 <= first < second < third
@@ -60,7 +60,7 @@ def test_children_start_in_order_when_they_need_each_other(supervised):
     names = ("first", "second", "third")
     specs = [shell(name, "exec sleep 60", prepare=lambda name=name: order.append(name)) for name in names]
     supervisor, _ = supervised(*specs, needs={"second": ("first",), "third": ("second", "absent")})
-    supervisor.begin(10)
+    supervisor.begin(30)
     assert order == list(names)
 
 
@@ -70,7 +70,7 @@ def test_a_one_shot_runs_once_when_it_succeeds(supervised, tmp_path):
         shell("after", f"cat {tmp_path}/ran && exec sleep 60"),
         needs={"after": ("once",)},
     )
-    supervisor.begin(10)
+    supervisor.begin(30)
     assert (tmp_path / "ran").read_text() == "ran\n"
     assert supervisor.children["once"].pid is None
 
@@ -105,7 +105,7 @@ def test_the_start_fails_when_time_runs_out(supervised):
 
 def test_grandchildren_are_gone_when_their_parent_was_killed(supervised, tmp_path):
     supervisor, _ = supervised(shell("family", f"sleep 600 & echo $! > {tmp_path}/pid; exec sleep 600"))
-    supervisor.begin(10)
+    supervisor.begin(30)
     eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
     grandchild = Path("/proc") / (tmp_path / "pid").read_text().strip() / "status"
     killed = supervisor.children["family"].pid
@@ -116,7 +116,7 @@ def test_grandchildren_are_gone_when_their_parent_was_killed(supervised, tmp_pat
 
 def test_a_child_is_killed_when_it_ignores_the_signal_to_stop(supervised):
     supervisor, _ = supervised(shell("deaf", "trap '' TERM; while true; do sleep 0.05; done"))
-    supervisor.begin(10)
+    supervisor.begin(30)
     supervisor.stop([["deaf"]], 0.3)
     assert supervisor.children["deaf"].pid is None
 
@@ -127,7 +127,7 @@ def test_supervision_goes_on_when_nobody_reads_the_events(tmp_path):
 
     supervisor = Supervisor(LogFolder(tmp_path), closed, lambda: None)
     supervisor.add(shell("child", "exec sleep 60"))
-    supervisor.begin(10)
+    supervisor.begin(30)
     os.kill(supervisor.children["child"].pid, signal.SIGKILL)
     eventually(lambda: supervisor.children["child"].starts == 2)
     supervisor.stop([["child"]], 1.0)

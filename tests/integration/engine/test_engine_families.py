@@ -89,6 +89,7 @@ def adapters_on(network: Network, store: AdapterStore, residencies: Any, folder:
     ]
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mixed_rows_equal_the_float64_sum_in_prefill_and_decoding(

@@ -93,7 +93,7 @@ async def test_replica_killed_under_load_costs_no_request_that_had_not_begun(
             seen = len(outcomes)
             await until(lambda: len(outcomes) >= seen + REQUESTS // 3)
             servers[1].start()
-            await until(lambda: front.replica("replica-1")["state"] == "healthy", seconds=10)
+            await until(lambda: front.replica("replica-1")["state"] == "healthy", seconds=60)
             seen = len(outcomes)
             await until(lambda: len(outcomes) >= max(REQUESTS, seen + REQUESTS // 3))
         begun_again = servers[1].counters()["begun"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ class Network:
         config = model.config.get_text_config()
         # The attention of models that have no fused one adds the mask to its scores.
         self._takes_truth = model.config._attn_implementation == "sdpa"
+        # The older name goes in transformers 5.40; a family may have only that one before.
+        takes_cache = "cache" in signature(model.forward).parameters
+        self._cache_argument = "cache" if takes_cache else "past_key_values"
         self.placement = placement
         self.vocabulary = int(config.vocab_size)
         self.context = _context(config)
@@ -167,8 +171,8 @@ class Network:
             input_ids=ids.to(self.placement.device),
             position_ids=places,
             attention_mask=mask,
-            past_key_values=self.cache if cached else None,
             use_cache=cached,
+            **{self._cache_argument: self.cache if cached else None},
         )
         logits: Tensor = output.logits
         return logits.float()
