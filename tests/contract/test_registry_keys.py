@@ -33,6 +33,7 @@ from lorauter_registry.config import Settings
 from lorauter_registry.domain.adapter_requests import RegisterAdapter
 from lorauter_registry.domain.requests import CreatePool, RegisterBackend
 from lorauter_registry.main import assembled
+from lorauter_suite.embedded.ports import free_port
 
 FIRST = make_key()
 DEADLINE_SECONDS = 20.0
@@ -265,7 +266,21 @@ async def test_other_services_hear_of_a_revoked_key_and_keep_good_ones_while_it_
         with pytest.raises(Unavailable) as refused, capture_logs() as logs:
             await gate.admit(f"Bearer {make_key()}")
         assert refused.value.reason == "KEYS_UNAVAILABLE"
-        assert [(log["event"], log["reason"]) for log in logs] == [("access.keys.unavailable", "UNAVAILABLE")]
+        assert [(log["event"], log["reason"]) for log in logs] == [
+            ("access.keys.unavailable", "DEADLINE_EXCEEDED")
+        ]
+
+
+async def test_call_with_a_new_key_waits_for_a_registry_that_starts(kept: Kept) -> None:
+    made, port = await kept.make(["invoke"]), free_port()
+    async with AsyncClient(registry=f"127.0.0.1:{port}", api_key="", retry=NO_RETRY) as asking:
+        admitted = asyncio.create_task(RemoteKeys(asking).admit(f"Bearer {made.secret}"))
+        _, waiting = await asyncio.wait({admitted}, timeout=0.5)  # it has met that nobody listens
+        assert waiting
+        with assembled(Settings.model_validate(kept.settings)) as starting:
+            await starting.grpc_server.start("127.0.0.1", port)
+            assert (await admitted).key_id == made.key.id
+            await starting.grpc_server.stop(0)
 
 
 async def _refusal(gate: RemoteKeys, key: str) -> str:

@@ -23,7 +23,7 @@ from lorauter.access import (
     scope_of,
 )
 from lorauter.client.options import access_metadata, merged
-from lorauter.errors import Exhausted, InvalidArgument, PermissionDenied, Unauthenticated
+from lorauter.errors import Exhausted, InvalidArgument, PermissionDenied, Unauthenticated, Unavailable
 from lorauter.gateway.v1 import gateway_pb2
 from lorauter.registry.v1 import registry_pb2
 from lorauter.router.v1 import router_pb2
@@ -191,6 +191,29 @@ def test_open_access_is_warned_about_where_others_reach_it(host: str, warns: boo
         gate = open_gate(AccessSettings(access="open", host=host))
     assert isinstance(gate, OpenGate)
     assert [log["event"] for log in logs] == ["access.open"] * warns
+
+
+async def test_known_key_waits_once_for_a_registry_that_has_gone_silent() -> None:
+    key, never = f"Bearer {make_key()}", asyncio.Event()
+
+    class Registry:
+        answers = iter([registry_pb2.Caller(key_id="k", tenant="t"), Unavailable("AWAY", "it went away")])
+
+        async def unary(self, *_: object, **__: object) -> object:
+            answer = next(self.answers, None)
+            if isinstance(answer, Unavailable):
+                raise answer
+            return answer or await never.wait()
+
+    async with AsyncClient(registry="127.0.0.1:1", api_key="") as client:
+        gate = RemoteKeys(client)
+        gate._transport = cast(Any, Registry())
+        assert (await gate.admit(key)).key_id == "k"
+        (known,) = gate._good.values()
+        known.at -= 60
+        assert (await gate.admit(key)).key_id == "k"
+        assert (await gate.admit(key)).key_id == "k"
+        never.set()
 
 
 async def test_forged_keys_in_any_number_keep_no_good_one_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,12 +42,18 @@ class AsyncTransport:
         idempotent: bool,
         timeout_seconds: float | None = None,
         metadata: Metadata = (),
+        wait_for_ready: bool = False,
     ) -> R:
-        """Makes a call with one answer; raises LorauterError. ``metadata`` is sent with it, too."""
+        """Makes a call with one answer; raises LorauterError. ``metadata`` is sent with it, too.
+
+        With ``wait_for_ready`` it waits for a server that is away, until its deadline.
+        """
         call = self._unary_at(path, response)
         sent = merged(self.metadata, metadata)
         return await self._tried(
-            lambda seconds: call(request, timeout=seconds, metadata=sent), idempotent, timeout_seconds
+            lambda seconds: call(request, timeout=seconds, metadata=sent, wait_for_ready=wait_for_ready),
+            idempotent,
+            timeout_seconds,
         )
 
     def _unary_at(self, path: str, response: type[R]) -> Callable[..., Awaitable[R]]:

@@ -30,6 +30,7 @@ AWAY_SECONDS = 600.0
 _MOST_KNOWN = 10_000
 _MOST_ASKING = 64
 _TIMEOUT_SECONDS = 5.0
+_LOST_SECONDS = 2 * _TIMEOUT_SECONDS
 _PATH = "/lorauter.registry.v1.RegistryService/WhoAmI"
 _log = get_logger(__name__)
 
@@ -41,6 +42,12 @@ class _Known:
     caller: Caller | None
     refusal: Unauthenticated | None
     at: float
+    lost: float = float("-inf")
+    """When the registry was last asked about it in vain."""
+
+    def is_lost(self, age: float) -> bool:
+        """Returns whether nobody is to wait for a newer answer, because none came when one was asked for."""
+        return age < AWAY_SECONDS and time.monotonic() - self.lost < _LOST_SECONDS
 
     def answer(self) -> Caller:
         if self.refusal is not None:
@@ -54,9 +61,10 @@ class _Known:
 class RemoteKeys:
     """A Gate that asks the registry. Belongs to one event loop.
 
-    Keys that it does not know are refused as KEYS_UNAVAILABLE while the registry is away; those that it
-    knows stay good for AWAY_SECONDS. Refused keys are remembered apart from good ones, and asked about within
-    a bound that does not hold for good ones, so that forged keys in any number do not keep anybody out.
+    Keys that it does not know wait for a registry that is away, as while it starts, and are refused as
+    KEYS_UNAVAILABLE if it does not come; those that it knows stay good for AWAY_SECONDS, and each waits once
+    for one that is silent. Refused keys are remembered apart from good ones, and asked about within a bound
+    that does not hold for good ones, so that forged keys in any number do not keep anybody out.
     """
 
     def __init__(self, client: AsyncClient) -> None:
@@ -70,7 +78,7 @@ class RemoteKeys:
         presented = presented_in(authorization)
         known = self._good.get(presented.digest) or self._refused.get(presented.digest)
         age = time.monotonic() - known.at if known else float("inf")
-        if known is not None and age < STALE_SECONDS:
+        if known is not None and (age < STALE_SECONDS or known.is_lost(age)):
             if age >= FRESH_SECONDS and known.caller is not None:
                 self._ask(presented.digest, authorization)
             return known.answer()
@@ -100,6 +108,7 @@ class RemoteKeys:
     async def _look_up(self, digest: bytes, authorization: str) -> _Known:
         caller: Caller | None = None
         refusal: Unauthenticated | None = None
+        known = self._good.get(digest) or self._refused.get(digest)
         try:
             message = await self._transport.unary(
                 _PATH,
@@ -108,11 +117,14 @@ class RemoteKeys:
                 idempotent=True,
                 timeout_seconds=_TIMEOUT_SECONDS,
                 metadata=(("authorization", authorization),),
+                wait_for_ready=known is None,
             )
             caller = to_caller(message)
         except Unauthenticated as error:
             refusal = error
         except LorauterError as error:
+            if known is not None:
+                known.lost = time.monotonic()
             _log.warning("access.keys.unavailable", reason=error.reason, error=error.message)
             raise Unavailable(
                 "KEYS_UNAVAILABLE", "the registry cannot be asked about the key: retry"
