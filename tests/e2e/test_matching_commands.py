@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def test_operation_goes_on_when_watching_is_interrupted(
     watching = subprocess.Popen(
         [*lorauter.program, *arguments],
         env=lorauter.environment,
+        # whoever runs in the background ignores it, and so would what it starts
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
