@@ -129,16 +129,15 @@ flan: setup ## Download the public FLAN data that bench-routing reads into DIR=p
 check: setup ## Check format, lint, types, imports and protos
 	@$(BIN)/python scripts/check.py
 
-# what waits for seconds that a busy machine does not have, and wants it for itself; all else runs two files at a time
-ALONE := tests/e2e/test_kills.py tests/e2e/test_routing_under_load.py tests/faults
+# whole suites of processes, apart from the rest so that they do not stay up beside it
+SUITES := tests/e2e tests/faults
 PYTEST_BY_TWO := $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: test
 test: setup ## Run all tests; T=path narrows them, ARGS="-k name" goes to pytest, LONG=1 tries more of what takes long
 	@$(if $(T)$(ARGS),$(BIN)/pytest $(T) $(ARGS),\
-	  status=0; $(BIN)/pytest $(ALONE) || status=$$?; \
-	  $(PYTEST_BY_TWO) tests/e2e $(ALONE:%=--ignore=%) || status=$$?; \
-	  $(PYTEST_BY_TWO) --ignore=tests/e2e $(ALONE:%=--ignore=%) || status=$$?; exit $$status)
+	  status=0; $(PYTEST_BY_TWO) $(SUITES) || status=$$?; \
+	  $(PYTEST_BY_TWO) $(SUITES:%=--ignore=%) || status=$$?; exit $$status)
 
 .PHONY: e2e-topology
 e2e-topology: setup ## The end-to-end tests on the processes of docker-compose.yml; IMAGES=dir of try-images

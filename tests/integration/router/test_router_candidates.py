@@ -27,7 +27,7 @@ from lorauter_suite.embedded.ports import free_port
 from lorauter_suite.embedded.process import running
 from tests.budgets import tries
 
-CROWD = tries(1_200, 600)
+CROWD = tries(1_200, 300)
 PATIENT = {"search_timeout_seconds": 30.0}
 """The index process is slow where many tasks share words, and the machine may be busy."""
 
