@@ -212,7 +212,9 @@ async def test_known_key_waits_once_for_a_registry_that_has_gone_silent() -> Non
         (known,) = gate._good.values()
         known.at -= 60
         assert (await gate.admit(key)).key_id == "k"
+        known.lost -= 5
         assert (await gate.admit(key)).key_id == "k"
+        assert gate._asking, "a newer answer is asked for beside the call"
         never.set()
 
 

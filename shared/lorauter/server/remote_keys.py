@@ -45,9 +45,21 @@ class _Known:
     lost: float = float("-inf")
     """When the registry was last asked about it in vain."""
 
-    def is_lost(self, age: float) -> bool:
-        """Returns whether nobody is to wait for a newer answer, because none came when one was asked for."""
-        return age < AWAY_SECONDS and time.monotonic() - self.lost < _LOST_SECONDS
+    def stands(self) -> bool:
+        """Returns whether nobody waits for a newer answer: it is young, or none came when asked for."""
+        is_lost = self._silence() < _LOST_SECONDS
+        return self.age() < STALE_SECONDS or (is_lost and self.age() < AWAY_SECONDS)
+
+    def is_to_renew(self) -> bool:
+        """Returns whether a newer answer is to be asked for beside the calls that it lets in."""
+        return self.caller is not None and min(self.age(), self._silence()) >= FRESH_SECONDS
+
+    def age(self) -> float:
+        """Returns the seconds since the registry said so."""
+        return time.monotonic() - self.at
+
+    def _silence(self) -> float:
+        return time.monotonic() - self.lost
 
     def answer(self) -> Caller:
         if self.refusal is not None:
@@ -77,15 +89,14 @@ class RemoteKeys:
         """See Gate."""
         presented = presented_in(authorization)
         known = self._good.get(presented.digest) or self._refused.get(presented.digest)
-        age = time.monotonic() - known.at if known else float("inf")
-        if known is not None and (age < STALE_SECONDS or known.is_lost(age)):
-            if age >= FRESH_SECONDS and known.caller is not None:
+        if known is not None and known.stands():
+            if known.is_to_renew():
                 self._ask(presented.digest, authorization)
             return known.answer()
         try:
             return (await asyncio.shield(self._ask(presented.digest, authorization))).answer()
         except Unavailable:
-            if known is None or age >= AWAY_SECONDS:
+            if known is None or known.age() >= AWAY_SECONDS:
                 raise
             return known.answer()
 
