@@ -22,6 +22,7 @@ from lorauter.lora.servers import vllm as vllm_server
 from lorauter.router.v1 import router_pb2 as pb
 from lorauter.router.v1 import router_pb2_grpc
 from lorauter.server.grpc import GrpcServer
+from tests.budgets import tries
 from tests.integration.gateway_servers.conftest import Shelf
 from tests.integration.gateway_servers.load import Outcome, ask, each, expected, until
 from tests.integration.gateway_servers.stand import BASE_ID, POOL_ID, Background, Gateway, gateway
@@ -31,7 +32,7 @@ from tests.protocol_servers.weights import modules_of, read_weights
 
 SINGLES, MIXES = 220, 80
 SLOTS = 32
-REQUESTS = 1_000
+REQUESTS = tries(1_000, 400)
 AT_A_TIME = 24
 MAX_RANK = 32
 
