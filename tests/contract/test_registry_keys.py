@@ -28,6 +28,7 @@ from lorauter.errors import (
     Unauthenticated,
     Unavailable,
 )
+from lorauter.server import remote_keys
 from lorauter.server.remote_keys import RemoteKeys
 from lorauter_registry.config import Settings
 from lorauter_registry.domain.adapter_requests import RegisterAdapter
@@ -271,7 +272,10 @@ async def test_other_services_hear_of_a_revoked_key_and_keep_good_ones_while_it_
         ]
 
 
-async def test_call_with_a_new_key_waits_for_a_registry_that_starts(kept: Kept) -> None:
+async def test_call_with_a_new_key_waits_for_a_registry_that_starts(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_keys, "_TIMEOUT_SECONDS", 60.0)
     made, port = await kept.make(["invoke"]), free_port()
     async with AsyncClient(registry=f"127.0.0.1:{port}", api_key="", retry=NO_RETRY) as asking:
         admitted = asyncio.create_task(RemoteKeys(asking).admit(f"Bearer {made.secret}"))
