@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from lorauter import Client
 from lorauter.registry.v1 import registry_pb2 as pb
 from lorauter_suite.seeding import POOL_DIRECTORY, POOL_ID, demo_tasks
 from lorauter_suite.suite import Addresses
+from tests.ctrl_c import hear_ctrl_c
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -77,8 +77,7 @@ def test_operation_goes_on_when_watching_is_interrupted(
     watching = subprocess.Popen(
         [*lorauter.program, *arguments],
         env=lorauter.environment,
-        # whoever runs in the background ignores it, and so would what it starts
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear_ctrl_c,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -21,6 +20,7 @@ from lorauter_suite.embedded.identity import SAME, Identity, launcher, namespace
 from lorauter_suite.embedded.places import reaches
 from lorauter_suite.suite import PartFailed, Suite, SuiteOptions, SuiteRunning
 from tests.budgets import LONG
+from tests.ctrl_c import hear_ctrl_c
 
 PARTS = SuiteOptions(services=())
 SCRIPT = """
@@ -76,8 +76,7 @@ def launch(data_dir, *services, python=sys.executable, identity=SAME, environmen
         cwd="/",
         stdout=subprocess.PIPE,
         text=True,
-        # whoever runs in the background ignores it, and so would what it starts
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear_ctrl_c,
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "up\n"
